@@ -1,0 +1,158 @@
+"""Receiving an uploaded file: a streaming multipart parser that writes each byte once, with every quantity bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import IO
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from api.body import bounded
+from llm_platform.datasets import Upload
+from llm_platform.errors import InvalidInput, PayloadTooLarge, StorageError
+from llm_platform.storage.temporary import temporary
+
+MAX_PARTS = 8
+MAX_FIELD_BYTES = 1024
+MAX_HEADER_BYTES = 32 * 1024
+"""A file name may be thousands of characters; it is cut later, not refused."""
+FORM_BYTES = 64 * 1024
+"""How much longer than the file the whole form may be."""
+BATCH_BYTES = 2**20
+"""Bytes that are handed to a worker thread at a time: hashing and writing them would hold up other requests."""
+STALL_SECONDS = 60.0
+
+
+@asynccontextmanager
+async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[Upload]:
+    """The form's file, in a fresh folder below `folder` that is gone when the block ends.
+
+    Raises InvalidInput for what is not a form with one `file` and perhaps a `format`, PayloadTooLarge while streaming.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise invalid("Send multipart/form-data with a field 'file'", "file")
+    folder.mkdir(parents=True, exist_ok=True)
+    with temporary(folder) as home:
+        home.mkdir()
+        with (home / "upload").open("xb") as out:
+            form = _Form(out, limit)
+            try:
+                parser = MultipartParser(options[b"boundary"], form.callbacks(), max_header_size=MAX_HEADER_BYTES)
+                async for batch in _batches(request, limit + FORM_BYTES):
+                    await run_in_threadpool(parser.write, batch)
+            except FormParserError:
+                raise invalid("The body is not a well-formed multipart form, or one of its headers is too long", "body") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise StorageError("There is no room left for the upload") from None
+        yield form.upload(home / "upload")
+
+
+async def _batches(request: Request, limit: int) -> AsyncIterator[bytes]:
+    waiting = bytearray()
+    chunks = bounded(request, limit)
+    try:
+        while True:
+            async with asyncio.timeout(STALL_SECONDS):
+                chunk = await anext(chunks, None)
+            waiting += chunk or b""
+            if len(waiting) >= BATCH_BYTES or (chunk is None and waiting):
+                yield bytes(waiting)
+                waiting.clear()
+            if chunk is None:
+                return
+    except TimeoutError:
+        raise invalid(f"The upload stalled: nothing came for {STALL_SECONDS:.0f} s", "body") from None
+
+
+class _Form:
+    """Takes the parser's events. The file's bytes go to `out` and its hash, a field's to memory."""
+
+    def __init__(self, out: IO[bytes], limit: int) -> None:
+        self._out = out
+        self._limit = limit
+        self._sha256 = hashlib.sha256()
+        self._size = 0
+        self._parts = 0
+        self._header = (bytearray(), bytearray())
+        self._disposition = b""
+        self._field = ""
+        self._filename: str | None = None
+        self._values: dict[str, bytearray] = {}
+        self._ended = False
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),
+            "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def upload(self, path: Path) -> Upload:
+        if not self._ended:
+            raise invalid("The form ends before its closing boundary", "body")
+        if self._filename is None:
+            raise invalid("field required", "file")
+        claimed = self._values.get("format")
+        text = claimed.decode("utf-8", "replace").strip() if claimed else None
+        return Upload(path, self._filename, self._size, self._sha256.hexdigest(), text or None)
+
+    def _begin(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise invalid(f"The form has more than {MAX_PARTS} parts; it takes 'file' and 'format'", "body")
+        self._disposition = b""
+
+    def _header_end(self) -> None:
+        if self._header[0].lower() == b"content-disposition":
+            self._disposition = bytes(self._header[1])
+        self._header = (bytearray(), bytearray())
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = options.get(b"name", b"").decode("utf-8", "replace")
+        if name not in ("file", "format"):
+            raise invalid(f"unknown field '{name[:100]}'; the form takes 'file' and 'format'", name[:100] or "body")
+        if name in self._values or (name == "file" and self._filename is not None):
+            raise invalid(f"'{name}' is given more than once", name)
+        self._field = name
+        if name == "file":
+            if b"filename" not in options:
+                raise invalid("'file' must be a file, with a file name", "file")
+            self._filename = options[b"filename"].decode("utf-8", "replace")
+        else:
+            self._values[name] = bytearray()
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._field != "file":
+            self._values[self._field] += data[start:end]
+            if len(self._values[self._field]) > MAX_FIELD_BYTES:
+                raise invalid(f"'{self._field}' is longer than {MAX_FIELD_BYTES} bytes", self._field)
+            return
+        self._size += end - start
+        if self._size > self._limit:
+            raise PayloadTooLarge(f"The file is larger than the limit of {self._limit} bytes", limit_bytes=self._limit)
+        piece = memoryview(data)[start:end]
+        self._sha256.update(piece)
+        self._out.write(piece)
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def invalid(message: str, field: str) -> InvalidInput:
+    return InvalidInput(f"Input validation failed: {message}", errors=[{"field": field, "agent": None, "message": message}])

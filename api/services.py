@@ -1,0 +1,106 @@
+"""What the API process keeps while it runs: connections opened at start, Dagster and MLflow as soon as they are imported."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+
+from anyio import CapacityLimiter
+from sqlalchemy.engine import RowMapping
+
+from api.orchestration import Orchestrator
+from api.streams import Streams
+from api.submitter import Submitter
+from llm_platform import jobs
+from llm_platform.database import Database
+from llm_platform.errors import ServiceUnavailable
+from llm_platform.health import HealthMonitor, mlflow_check, redis_check
+from llm_platform.registry import Registry
+from llm_platform.settings import Settings
+from llm_platform.storage import is_abandoned, remove, storage_from
+
+RETRY_SECONDS = 5.0
+MAX_UPLOADS = 16
+MAX_CONVERSIONS = 2
+
+log = logging.getLogger(__name__)
+
+
+class Services:
+    """Opened once per process. Until the orchestrator is there, jobs are accepted and kept; the submitter hands them over."""
+
+    def __init__(self, settings: Settings, orchestrator: Orchestrator | None = None) -> None:
+        self.settings = settings
+        self.database = Database.from_settings(settings)
+        self.storage = storage_from(settings)
+        self.registry = Registry(settings.resolved_mlflow_url)
+        self.streams = Streams(self.database, self._status_of, settings.max_streams_per_client)
+        self.uploads = CapacityLimiter(MAX_UPLOADS)
+        self.conversions = CapacityLimiter(MAX_CONVERSIONS)
+        self.orchestrator = orchestrator
+        self._submitter: Submitter | None = None
+        self._closing = threading.Event()
+        checks = {
+            "redis": redis_check(settings.redis_url),
+            "dagster": self._check_dagster,
+            "mlflow": mlflow_check(settings.resolved_mlflow_url, self.registry.check),
+            "storage": self.storage.check,
+        }
+        self.health = HealthMonitor(checks)
+        self._starter = threading.Thread(target=self._start, name="starter", daemon=True)
+        self._starter.start()
+
+    def kick(self) -> None:
+        """There is work for the submitter."""
+        if self._submitter is not None:
+            self._submitter.kick()
+
+    def refresh(self, rows: Sequence[RowMapping]) -> list[RowMapping]:
+        """Submissions, with what Dagster says about those that have not ended."""
+        return jobs.refresh(self.database, self.orchestrator, rows)
+
+    def close(self) -> None:
+        self._closing.set()
+        self.health.close()
+        self._starter.join(timeout=5)
+        if self._submitter is not None:
+            self._submitter.stop()
+        if self.orchestrator is not None:
+            self.orchestrator.close()
+        self.database.close()
+
+    def _status_of(self, run_id: str) -> str | None:
+        row = self.database.submission(run_id)
+        return None if row is None else self.refresh([row])[0]["status"]
+
+    def _check_dagster(self) -> None:
+        if self.orchestrator is None or not self.orchestrator.healthy():
+            raise ServiceUnavailable("Dagster does not answer")
+
+    def _start(self) -> None:
+        """Imports Dagster, which takes seconds, beside the first requests; tries again until it works."""
+        self._sweep()
+        while not self._closing.is_set():
+            try:
+                orchestrator = self.orchestrator or self._connect()
+                submitter = Submitter(self.database, orchestrator)
+            except Exception:
+                log.exception("The orchestrator could not be reached; it is tried again in %g s", RETRY_SECONDS)
+                self._closing.wait(RETRY_SECONDS)
+                continue
+            submitter.start()
+            self.orchestrator, self._submitter = orchestrator, submitter
+            submitter.kick()
+            return
+
+    def _connect(self) -> Orchestrator:
+        from api.orchestrator import DagsterOrchestrator
+
+        return DagsterOrchestrator(self.settings)
+
+    def _sweep(self) -> None:
+        """Removes what uploads of a killed process left behind."""
+        for path in (self.settings.work / "uploads").glob(".tmp~*"):
+            if is_abandoned(path.name, path.lstat().st_mtime):
+                remove(path)

@@ -1,0 +1,182 @@
+"""Live logs as Server-Sent Events: one poller per run that is watched, any number of readers, bounded memory for each.
+
+A reader holds nothing but its cursor. Lines come from the poller's short memory; a reader that fell behind it reads the
+table, as fast as its client takes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from llm_platform import runlog
+from llm_platform.database import FINAL, Database
+from llm_platform.errors import RateLimited
+
+POLL_SECONDS = 0.1
+STATUS_SECONDS = 0.5
+HEARTBEAT_SECONDS = 15.0
+REMEMBERED = 1000
+"""Lines that the poller keeps for readers who are up to date."""
+BATCH = 500
+
+log = logging.getLogger(__name__)
+
+
+class Tail:
+    """A run's log as its poller last saw it. `status` is set when the job has ended and `last` is its last line."""
+
+    def __init__(self, run_id: str, last: int) -> None:
+        self.run_id = run_id
+        self.last = last
+        self.status: str | None = None
+        self.readers = 0
+        self.changed = asyncio.Event()
+        self.poller: asyncio.Task[None] | None = None
+        self._first = last + 1
+        self._lines: deque[bytes] = deque(maxlen=REMEMBERED)
+
+    def update(self, lines: list[tuple[int, bytes]], status: str | None) -> None:
+        """Takes the next lines and wakes who waits for them."""
+        if not lines and status is None:
+            return
+        self._lines.extend(event for _, event in lines)
+        self.last += len(lines)
+        self._first = self.last - len(self._lines) + 1
+        self.status = status
+        waiting, self.changed = self.changed, asyncio.Event()
+        waiting.set()
+
+    def behind(self, cursor: int) -> bool:
+        """Whether lines after `cursor` were forgotten."""
+        return cursor + 1 < self._first and cursor < self.last
+
+    def after(self, cursor: int) -> list[bytes]:
+        """The remembered events after `cursor`, which is not behind."""
+        return list(self._lines)[max(cursor + 1 - self._first, 0) :]
+
+
+class Streams:
+    """All open log streams of this process. `status_of` says the state of a run's job, None if it has none yet."""
+
+    def __init__(self, database: Database, status_of: Callable[[str], str | None], most_per_client: int) -> None:
+        self._database = database
+        self._status_of = status_of
+        self._most = most_per_client
+        self._clients: Counter[str] = Counter()
+        self._tails: dict[str, Tail] = {}
+
+    def open(self, run_id: str, client: str, cursor: int) -> EventStream:
+        """A response that sends the lines after `cursor` until the job has ended. Raises RateLimited."""
+        if self._clients[client] >= self._most:
+            raise RateLimited(f"At most {self._most} log streams may be open per client", limit=self._most)
+        self._clients[client] += 1
+        return EventStream(self._events(run_id, cursor), lambda: self._leave(client))
+
+    def close(self) -> None:
+        for tail in self._tails.values():
+            if tail.poller is not None:
+                tail.poller.cancel()
+
+    def _leave(self, client: str) -> None:
+        self._clients[client] -= 1
+        if not self._clients[client]:
+            del self._clients[client]
+
+    async def _events(self, run_id: str, cursor: int) -> AsyncIterator[bytes]:
+        tail = await self._join(run_id)
+        try:
+            yield b": stream of the log\n\n"  # the client sees that it is connected before there is a line
+            while True:
+                changed = tail.changed
+                events = await self._table(run_id, cursor) if tail.behind(cursor) else tail.after(cursor)
+                if events:
+                    cursor += len(events)
+                    yield b"".join(events)
+                elif tail.status is not None:
+                    yield f"event: end\ndata: {json.dumps({'status': tail.status})}\n\n".encode()
+                    return
+                else:
+                    yield await _heartbeat_unless(changed)
+        finally:
+            tail.readers -= 1
+            if not tail.readers and tail.poller is not None:
+                tail.poller.cancel()
+                if self._tails.get(run_id) is tail:
+                    del self._tails[run_id]
+
+    async def _join(self, run_id: str) -> Tail:
+        """The run's tail, with a poller. One whose job has ended is not used again: the job may have been tried again since."""
+        tail = self._tails.get(run_id)
+        if tail is None or tail.status is not None:
+            last = await run_in_threadpool(runlog.last_seq, self._database, run_id)
+            tail = self._tails.get(run_id)
+            if tail is None or tail.status is not None:
+                tail = self._tails[run_id] = Tail(run_id, last)
+                tail.poller = asyncio.create_task(self._poll(tail), name=f"log {run_id}")
+        tail.readers += 1
+        return tail
+
+    async def _poll(self, tail: Tail) -> None:
+        status: str | None = None
+        asked = float("-inf")
+        clock = asyncio.get_running_loop().time
+        while tail.status is None:
+            try:
+                if clock() - asked >= STATUS_SECONDS:
+                    asked = clock()
+                    status = await run_in_threadpool(self._status_of, tail.run_id)
+                # Lines are read after the status: whatever was written before the job ended is among them.
+                lines = await run_in_threadpool(self._read, tail.run_id, tail.last)
+            except Exception:
+                log.warning("The log of run %s cannot be read now", tail.run_id, exc_info=True)
+                await asyncio.sleep(HEARTBEAT_SECONDS / 10)
+                continue
+            more = len(lines) == BATCH
+            tail.update(lines, status if status in FINAL and not more else None)
+            if not more:
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _table(self, run_id: str, cursor: int) -> list[bytes]:
+        return [event for _, event in await run_in_threadpool(self._read, run_id, cursor)]
+
+    def _read(self, run_id: str, cursor: int) -> list[tuple[int, bytes]]:
+        lines = runlog.read(self._database, run_id, after=cursor, limit=BATCH)
+        return [(seq, event(run_id, seq, line)) for seq, line in lines]
+
+
+def event(run_id: str, seq: int, line: dict[str, Any]) -> bytes:
+    """One line as an event. Escaped to ASCII, it holds whatever was logged."""
+    return f"id: {run_id}:{seq}\ndata: {json.dumps(line, separators=(',', ':'))}\n\n".encode()
+
+
+async def _heartbeat_unless(changed: asyncio.Event) -> bytes:
+    """Nothing as soon as there is something new, else a comment that keeps the connection open."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(HEARTBEAT_SECONDS):
+            await changed.wait()
+        return b""
+    return b": heartbeat\n\n"
+
+
+class EventStream(StreamingResponse):
+    """The response of a stream; `closed` is called once, however it ends."""
+
+    def __init__(self, events: AsyncIterator[bytes], closed: Callable[[], None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._closed = closed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._closed()

@@ -1,0 +1,71 @@
+"""The process of one heavy node: `python -m dagster_project.worker`, started with Dagster Pipes.
+
+The only place where dagster_pipes and the library meet; what it calls knows nothing of Dagster.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    _die_with_parent()
+    signal.signal(signal.SIGTERM, _cancel)
+    signal.signal(signal.SIGINT, _cancel)
+
+    from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
+
+    if DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
+        # Outside a Pipes session open_dagster_pipes() returns a mock on which everything silently succeeds.
+        print("This is started by the platform's Dagster assets; to train by hand use: llm-platform train --help", file=sys.stderr)
+        return 2
+
+    from llm_platform.agents import Node, Platform, run_node
+    from llm_platform.errors import Cancelled, PlatformError
+    from llm_platform.runlog import RunLogReporter
+    from llm_platform.settings import Settings
+
+    with open_dagster_pipes() as pipes:
+        node = Node.from_dict(pipes.get_extra("node"))
+        platform = Platform.from_settings(Settings())
+
+        def forward(level: str, message: str) -> None:
+            log = {"WARN": pipes.log.warning, "ERROR": pipes.log.error}.get(level, pipes.log.info)
+            log(f"[{node.agent_name}] {message}")
+
+        with RunLogReporter(platform.database, node.run_id, node.agent_class.value, node.agent_name, forward) as reporter:
+            try:
+                run_node(platform, node, reporter)
+            except PlatformError:
+                return 1
+            except Cancelled:
+                reporter.warn("Cancelled")
+                return 130
+            finally:
+                platform.close()
+    return 0
+
+
+def _cancel(_signal: int, _frame: FrameType | None) -> None:
+    from llm_platform.errors import Cancelled
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cleaning up must not be interrupted again; KILL follows if it takes long
+    raise Cancelled
+
+
+def _die_with_parent() -> None:
+    """Asks Linux to kill this process when the run worker that started it dies, however it dies."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.environ.get("LLM_PLATFORM_PARENT", str(os.getppid())) != str(os.getppid()):
+            os._exit(1)  # it died before we asked
+
+
+if __name__ == "__main__":
+    sys.exit(main())

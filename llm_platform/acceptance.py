@@ -1,0 +1,113 @@
+"""What is known to fail before a job starts: nothing that these checks can see is ever accepted.
+
+They read the platform's tables and the object store, never the network, and import neither torch nor Dagster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from llm_platform import notebooks
+from llm_platform.data.preprocess import check_mapping
+from llm_platform.database import Database
+from llm_platform.errors import DatasetError, InvalidConfig, PlatformError
+from llm_platform.settings import Settings
+from llm_platform.specs import (
+    AgentClass,
+    DatasetConfig,
+    EvaluationConfig,
+    NodeSpec,
+    NotebookConfig,
+    Pipeline,
+    PreprocessingConfig,
+)
+from llm_platform.storage import Storage, parse_address
+from llm_platform.training.base_model import check_name
+
+
+class Checks:
+    """The checks of one pipeline against one platform."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, database: Database, storage: Storage) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._database = database
+        self._storage = storage
+        self._columns: dict[str, list[str] | None] = {}
+
+    def run(self) -> None:
+        """Raises the first thing that is wrong: InvalidConfig, or DatasetError where the data is what is wrong."""
+        for node in self._pipeline.nodes:
+            match node.config:
+                case DatasetConfig():
+                    self._columns[node.agent_name] = self._dataset(node, node.config)
+                case PreprocessingConfig():
+                    with_place(node, "base_model", check_name, node.config.base_model, self._settings)
+                    for columns in self._columns_before(node):
+                        with_place(node, "template_mapping", check_mapping, columns, node.config)
+                case EvaluationConfig(dataset_id=str(dataset_id)):
+                    columns = self._known_columns(node, dataset_id)
+                    for mapping in self._preprocessing_before(node):
+                        with_place(node, "dataset_id", check_mapping, columns, mapping)
+                case NotebookConfig():
+                    with_place(node, "notebook", notebooks.parameters_of, node.config.notebook, self._settings)
+                case _:
+                    pass
+
+    def _dataset(self, node: NodeSpec, config: DatasetConfig) -> list[str] | None:
+        """The columns that the node will hand on; None where only reading the file would tell."""
+        if config.dataset_id is None:
+            self._file(node, config.file_path or "")
+            return config.columns
+        columns = self._known_columns(node, config.dataset_id)
+        missing = [name for name in config.columns or [] if name not in columns]
+        if missing:
+            text = f"Dataset '{config.dataset_id}' has no column {', '.join(missing)}; it has {', '.join(columns)}"
+            raise placed(DatasetError(text), node, "columns")
+        return config.columns or columns
+
+    def _file(self, node: NodeSpec, text: str) -> None:
+        allowed = [self._settings.datasets_bucket, self._settings.artifacts_bucket, *self._settings.extra_buckets]
+        with_place(node, "file_path", parse_address, text, allowed)
+        found = with_place(node, "file_path", self._storage.stat, text)
+        if found is None or found.is_folder:
+            raise placed(DatasetError(f"There is no file at '{text}'"), node, "file_path")
+
+    def _known_columns(self, node: NodeSpec, dataset_id: str) -> list[str]:
+        row = self._database.dataset(dataset_id)
+        if row is None:
+            raise placed(InvalidConfig(f"There is no dataset '{dataset_id}'"), node, "dataset_id")
+        return row["profile"]["analysis"]["columns"]
+
+    def _columns_before(self, node: NodeSpec) -> Iterator[list[str]]:
+        """The columns of each input of a node, looked up through what only passes rows on."""
+        for name in node.inputs:
+            source = self._pipeline.node(name)
+            if source.agent_class is AgentClass.DATASET:
+                columns = self._columns[name]
+                if columns is not None:
+                    yield columns
+            else:
+                yield from self._columns_before(source)
+
+    def _preprocessing_before(self, node: NodeSpec) -> Iterator[PreprocessingConfig]:
+        for name in node.inputs:
+            source = self._pipeline.node(name)
+            if isinstance(source.config, PreprocessingConfig):
+                yield source.config
+            else:
+                yield from self._preprocessing_before(source)
+
+
+def with_place(node: NodeSpec, field: str, check: Any, *args: Any) -> Any:
+    """Calls `check`; an error that it raises says which node and field it is about."""
+    try:
+        return check(*args)
+    except PlatformError as error:
+        raise placed(error, node, field) from None
+
+
+def placed(error: PlatformError, node: NodeSpec, field: str) -> PlatformError:
+    entry = {"field": field, "agent": node.agent_name, "message": error.message}
+    return type(error)(error.message, **{**error.metadata, "errors": [entry]})

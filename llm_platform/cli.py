@@ -1,0 +1,188 @@
+"""The command `llm-platform`. What a command needs is imported when it runs, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+from llm_platform.errors import Conflict, InvalidConfig, InvalidInput, PlatformError
+
+if TYPE_CHECKING:
+    from llm_platform.settings import Settings
+    from llm_platform.specs import PreprocessingConfig, TrainingConfig
+    from llm_platform.specs.base import Spec
+
+    SpecT = TypeVar("SpecT", bound=Spec)
+
+try:
+    import typer
+except ModuleNotFoundError:
+    sys.exit("The command llm-platform needs more than the SDK: pip install 'llm-platform[server]'")
+
+app = typer.Typer(
+    name="llm-platform",
+    help="Fine-tune language models without writing training code: REST API, Dagster UI and notebooks over one core.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+HomeOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the databases, datasets and models; LLM_PLATFORM_HOME, or .home here, if not given.", file_okay=False),
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"llm-platform {version('llm-platform')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+def up(
+    home: HomeOption = None,
+    host: Annotated[str, typer.Option(help="Address on which the API listens; all else stays on loopback.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the API; 0 takes a free one.")] = 8000,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also show what the services log.")] = False,
+) -> None:
+    """Run the platform: API, Dagster and MLflow, started, watched and stopped as one. Ctrl-C stops it."""
+    from llm_platform.supervisor.platform import up as run
+
+    raise typer.Exit(run(_settings(home), host=host, port=port, verbose=verbose))
+
+
+@app.command()
+def demo(
+    home: HomeOption = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the platform running afterwards, until Ctrl-C.")] = False,
+) -> None:
+    """Show the main job from end to end: upload, fine-tune, evaluate, compare answers, download."""
+    from llm_platform.demo import main as run
+
+    raise typer.Exit(run(home=home, keep=keep))
+
+
+@app.command()
+def cp(
+    file: Annotated[Path, typer.Argument(help="A file on this machine.", exists=True, dir_okay=False, readable=True)],
+    address: Annotated[str, typer.Argument(help="Where to put it, for example s3://datasets/training_data.csv.")],
+    home: HomeOption = None,
+) -> None:
+    """Put a file into the object store, where a pipeline can read it by its address."""
+    from llm_platform.storage import storage_from
+
+    stored = storage_from(_settings(home)).put_file(file, address)
+    typer.echo(f"{stored.address}  {stored.size_bytes:,} bytes  sha256 {stored.sha256}")
+
+
+@app.command()
+def reindex(home: HomeOption = None) -> None:
+    """Rebuild the list of models from MLflow, which is the one truth about them."""
+    from llm_platform.agents.models import reindex as run
+    from llm_platform.agents.node import Platform
+
+    typer.echo(f"{run(Platform.from_settings(_settings(home)))} models")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="CSV, JSON, JSONL, Parquet or TXT.", exists=True, dir_okay=False, readable=True)],
+    out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist yet.")],
+    base_model: Annotated[str, typer.Option(help="Hub id, folder, or the model that is built here.")] = "llm-platform/tiny-llama",
+    template_question: Annotated[str, typer.Option(help="Column of the instruction or question.")] = "instruction",
+    template_input: Annotated[str | None, typer.Option(help="Column of further input, if there is one.")] = None,
+    template_answer: Annotated[str, typer.Option(help="Column of the answer to learn.")] = "output",
+    epochs: Annotated[int | None, typer.Option(help="Passes over the rows.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Optimizer steps; wins over --epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    lora_r: Annotated[int | None, typer.Option(help="Rank of the adapter.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Longest row in tokens; longer ones are dropped.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same adapter.")] = None,
+) -> None:
+    """Fine-tune on a file, here and now, without the platform's services."""
+    from llm_platform.specs import PreprocessingConfig, TrainingConfig
+
+    mapping = {"instruction": template_question, "input": template_input, "output": template_answer}
+    preprocessing = _spec(
+        PreprocessingConfig, {"base_model": base_model, "template_mapping": mapping, "max_length": max_length, "seed": seed}
+    )
+    training = _spec(
+        TrainingConfig,
+        {
+            "epochs": epochs,
+            "max_steps": max_steps,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "lora_r": lora_r,
+            "seed": seed,
+        },
+    )
+    if out.exists():
+        raise Conflict(f"{out} is there already; choose another folder with --out")
+    _train(data, out, preprocessing, training)
+
+
+def _train(data: Path, out: Path, preprocessing: PreprocessingConfig, training: TrainingConfig) -> None:
+    """The library's functions one after the other. The work folder stays if it is interrupted: then the same command goes on there."""
+    from llm_platform.data.preprocess import preprocess
+    from llm_platform.data.read import detect_format, to_parquet
+    from llm_platform.reporting import ConsoleReporter
+    from llm_platform.training import base_model
+    from llm_platform.training.train import train as run
+
+    reporter = ConsoleReporter()
+    work = out.with_name(f"{out.name}.work")
+    splits = work / "splits"
+    shutil.rmtree(splits, ignore_errors=True)  # the options may have changed; checkpoints know what they were made from
+    work.mkdir(parents=True, exist_ok=True)
+    to_parquet(data, detect_format(data, data.name, None), work / "table.parquet", data.name)
+    settings = _settings(None)
+    base = base_model.resolve(preprocessing.base_model, settings, reporter)
+    preprocess([work / "table.parquet"], preprocessing, base, splits, reporter)
+    result = run(training, base, splits, out, work, reporter, base_name=preprocessing.base_model, threads=settings.threads)
+    shutil.rmtree(work)
+    typer.echo(f"Adapter in {out}: {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
+
+
+def _spec(model: type[SpecT], options: dict[str, Any]) -> SpecT:
+    """The configuration that the options describe; those not given keep its defaults."""
+    from llm_platform.specs.base import problems
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if errors := problems(model, given):
+        raise InvalidInput("; ".join(f"--{error['field'].replace('_', '-')}: {error['message']}" for error in errors))
+    return model.model_validate(given)
+
+
+def _settings(home: Path | None) -> Settings:
+    from llm_platform.settings import Settings
+
+    return Settings() if home is None else Settings(home=home)
+
+
+def main() -> None:
+    """What goes wrong on purpose is one line and exit code 1, or 2 where the user asked for something that cannot be."""
+    try:
+        app()
+    except PlatformError as error:
+        typer.secho(f"Error: {error.message}", fg="red", err=True)
+        sys.exit(2 if isinstance(error, InvalidInput | InvalidConfig) else 1)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("llm_platform"):
+            raise
+        typer.secho(f"Error: {error.name} is not installed; this command needs pip install 'llm-platform[server]'", fg="red", err=True)
+        sys.exit(1)

@@ -1,0 +1,112 @@
+"""Parquet to canonical Parquet, in bounded memory also where a small file stands for a huge table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llm_platform.data.canonical import MAX_CELL_BYTES, MAX_COLUMNS, Source, Table, cell_too_long, check_columns, pc, shown, writer
+
+MAX_GROWTH = 200
+FREE_BYTES = 2**30
+"""A file may grow to FREE_BYTES plus MAX_GROWTH times its size; text compressed with zstd grows 3 to 10 times."""
+
+BATCH_BYTES = 32 * 2**20
+BATCH_ROWS = 16_384
+_FOOTER_BYTES = 64 * 2**20
+
+
+def read_parquet(path: Path, source: Source, out: Path) -> Table:
+    """Writes the canonical table. Raises DatasetError if the file is corrupt, or stands for far more than it holds."""
+    allowed = FREE_BYTES + MAX_GROWTH * path.stat().st_size
+    try:
+        with _open(path, []) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+            _check_declared(metadata, allowed, source)
+            check_columns(schema.names, source)
+        # Texts are read as dictionaries, so that one long text repeated a million times is in memory once.
+        texts = [name for name, kind in zip(schema.names, schema.types, strict=True) if _is_text(kind)]
+        target = pa.schema([(name, _canonical(kind, name, source)) for name, kind in zip(schema.names, schema.types, strict=True)])
+        with _open(path, texts) as file, writer(out, target, source) as table:
+            grown = 0
+            for batch in file.iter_batches(batch_size=_batch_rows(metadata)):
+                for part in _decoded(batch, target, table.rows, source):
+                    grown += part.nbytes
+                    if grown > allowed:
+                        raise _bomb(source, grown, allowed)
+                    table.write(part)
+    except (pa.ArrowException, OSError, ValueError, MemoryError, UnicodeDecodeError) as error:
+        # Arrow's own words may hold the path.
+        raise source.error("it is not a readable Parquet file; it is truncated, corrupt or encrypted") from error
+    return Table(table.rows, target.names)
+
+
+def _open(path: Path, dictionaries: list[str]) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        path, read_dictionary=dictionaries, pre_buffer=False, buffer_size=2**20,
+        thrift_string_size_limit=_FOOTER_BYTES, thrift_container_size_limit=1_000_000,
+    )  # fmt: skip
+
+
+def _check_declared(metadata: pq.FileMetaData, allowed: int, source: Source) -> None:
+    """Refuses by the footer alone what would be too much."""
+    if not metadata.num_rows:
+        raise source.error("it has no rows", rows=0)
+    if metadata.num_columns > MAX_COLUMNS:
+        raise source.error(f"it has {metadata.num_columns:,} columns; at most {MAX_COLUMNS:,} are allowed", columns=metadata.num_columns)
+    widths = {"BOOLEAN": 1, "INT32": 4, "FLOAT": 4}
+    declared = 0
+    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+        for column in (group.column(index) for index in range(metadata.num_columns)):
+            # Run lengths and dictionaries hide the number of values in a few bytes.
+            values = column.num_values * widths.get(column.physical_type, 8)
+            declared += max(column.total_uncompressed_size, values)
+        if declared > allowed:
+            raise _bomb(source, declared, allowed)
+
+
+def _bomb(source: Source, size: int, allowed: int) -> Exception:
+    message = f"it would grow to more than {size:,} bytes in memory; a file of its size may grow to {allowed:,}"
+    return source.error(message, bytes=size, allowed=allowed)
+
+
+def _batch_rows(metadata: pq.FileMetaData) -> int:
+    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(1, size)))
+
+
+def _canonical(kind: pa.DataType, name: str, source: Source) -> pa.DataType:
+    """The type that a column gets: text is `string`, a dictionary is its values, a column of nothing is text."""
+    if pa.types.is_dictionary(kind):
+        return _canonical(kind.value_type, name, source)
+    if _is_text(kind) or pa.types.is_null(kind):
+        return pa.string()
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        raise source.error(f"column {shown(name)} holds bytes; texts, numbers, dates, lists and structs are read", column=name)
+    return kind
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _decoded(batch: pa.RecordBatch, target: pa.Schema, before: int, source: Source) -> Iterator[pa.RecordBatch]:
+    """The batch in canonical types, in parts of about BATCH_BYTES however long the texts behind its dictionaries are."""
+    length = 0
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        if isinstance(column, pa.DictionaryArray):
+            column.validate(full=True)
+        if isinstance(column, pa.DictionaryArray) and _is_text(column.dictionary.type):
+            sizes = pc.fill_null(pc.take(pc.binary_length(column.dictionary), column.indices), 0)
+            if (pc.max(sizes).as_py() or 0) > MAX_CELL_BYTES:
+                raise cell_too_long(source, before + 1 + pc.index(pc.greater(sizes, MAX_CELL_BYTES), True).as_py(), name)
+            length += pc.sum(sizes.cast(pa.int64())).as_py() or 0
+    parts = 1 + length // BATCH_BYTES
+    step = max(1, -(-batch.num_rows // parts))
+    for start in range(0, batch.num_rows, step):
+        part = batch.slice(start, step)
+        columns = [column.cast(kind) for column, kind in zip(part.columns, target.types, strict=True)]
+        yield pa.record_batch(columns, schema=target)

@@ -1,0 +1,379 @@
+"""The platform's own tables: submissions, nodes, datasets, log lines and the projection of the registry.
+
+SQLite in WAL mode in the home folder, or Postgres. What a client was told is accepted is in here before it is told.
+Times are UTC. The state of a job is Dagster's to say; of it only the final state is copied here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine, RowMapping
+
+from llm_platform.settings import Settings
+
+FINAL = ("completed", "failed", "cancelled")
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """A time zone aware time on databases that forget the zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+metadata = sa.MetaData()
+
+submissions = sa.Table(
+    "submissions",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("dagster_run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("source", sa.String(16), nullable=False, doc="api, or dagster for a run launched in its UI"),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("pipeline", sa.JSON, nullable=True),
+    sa.Column("status", sa.String(16), nullable=False, index=True),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+    sa.Column("submitted", sa.Boolean, nullable=False, default=False),
+    sa.Column("claimed_until", UtcDateTime, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("error", sa.JSON, nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("started_at", UtcDateTime, nullable=True),
+    sa.Column("ended_at", UtcDateTime, nullable=True),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("agent_name", sa.String(64), primary_key=True),
+    sa.Column("agent_class", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=1),
+    sa.Column("result", sa.JSON, nullable=True),
+    sa.Column("error", sa.JSON, nullable=True),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, nullable=True),
+)
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("dataset_id", sa.String(70), primary_key=True),
+    sa.Column("filename", sa.String(255), nullable=False),
+    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("s3_path", sa.String(1024), nullable=False),
+    sa.Column("table_path", sa.String(1024), nullable=False, doc="address of the canonical Parquet"),
+    sa.Column("profile", sa.JSON, nullable=False),
+    sa.Column("recorded", sa.Boolean, nullable=False, default=False, doc="materialized in Dagster"),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
+log_cursors = sa.Table(
+    "log_cursors",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+)
+
+log_lines = sa.Table(
+    "log_lines",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("timestamp", UtcDateTime, nullable=False),
+    sa.Column("agent", sa.String(64), nullable=True),
+    sa.Column("agent_name", sa.String(64), nullable=True),
+    sa.Column("level", sa.String(8), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("model_id", sa.String(140), primary_key=True),
+    sa.Column("run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("model_name", sa.String(255), nullable=False),
+    sa.Column("base_model", sa.String(1024), nullable=False, index=True),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("exports", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _tune_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # SQLAlchemy's begin() below says BEGIN IMMEDIATE itself
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA busy_timeout=30000")
+
+
+def _begin_immediate(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
+
+
+class Database:
+    """Typed reads and writes of the tables above; safe to share between threads and processes."""
+
+    def __init__(self, url: str) -> None:
+        # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, which is not what dagster-postgres installs.
+        url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
+        self.engine: Engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        self._insert: Any = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _tune_sqlite)
+            sa.event.listen(self.engine, "begin", _begin_immediate)
+        self._writer = self.engine.execution_options(writes=True)
+        with self.write() as connection:
+            if self.engine.dialect.name == "postgresql":
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(727274)"))  # two processes must not create at once
+            metadata.create_all(connection)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Database:
+        return cls(settings.resolved_database_url)
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+    # submissions
+
+    def accept(self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any]) -> tuple[RowMapping, bool]:
+        """Inserts a submission, or finds the one of that run id; (row, whether it is new)."""
+        row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="api", digest=digest, pipeline=pipeline)
+        row |= dict(status="pending", cancel_requested=False, submitted=False, attempts=0, created_at=now())
+        with self.write() as connection:
+            done = connection.execute(self._insert(submissions).values(row).on_conflict_do_nothing())
+            found = connection.execute(sa.select(submissions).where(submissions.c.run_id == run_id)).mappings().one()
+        return found, done.rowcount == 1
+
+    def adopt(self, run_id: str, *, dagster_run_id: str, created_at: datetime) -> None:
+        """A run that was launched in the Dagster UI becomes a job; a newer run of a known job becomes its run."""
+        row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="dagster", digest="", status="pending")
+        row |= dict(cancel_requested=False, submitted=True, attempts=0, created_at=created_at)
+        with self.write() as connection:
+            connection.execute(self._insert(submissions).values(row).on_conflict_do_nothing())
+            connection.execute(
+                sa.update(submissions)
+                .where(submissions.c.run_id == run_id, submissions.c.dagster_run_id != dagster_run_id)
+                .values(dagster_run_id=dagster_run_id, status="pending", submitted=True, cancel_requested=False, error=None, ended_at=None)
+            )
+
+    def claim(self, limit: int, lease: float) -> list[RowMapping]:
+        """Submissions that are not yet Dagster runs, claimed for `lease` seconds so that one process makes each.
+
+        One that was asked to stop is left for `withdraw`.
+        """
+        at = now()
+        free = sa.or_(submissions.c.claimed_until.is_(None), submissions.c.claimed_until < at)
+        open_ = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending", free)
+        with self.write() as connection:
+            query = (
+                sa.select(submissions)
+                .where(open_, submissions.c.cancel_requested.is_(False))
+                .order_by(submissions.c.created_at)
+                .limit(limit)
+            )
+            rows = connection.execute(query.with_for_update(skip_locked=True)).mappings().all()
+            ids = [row["run_id"] for row in rows]
+            connection.execute(
+                sa.update(submissions)
+                .where(submissions.c.run_id.in_(ids))
+                .values(claimed_until=at + timedelta(seconds=lease), attempts=submissions.c.attempts + 1)
+            )
+        return list(rows)
+
+    def update_submission(self, run_id: str, *, only_open: bool = False, **values: Any) -> bool:
+        """Sets columns of one submission; with `only_open` only while its status is not final. True if a row changed."""
+        query = sa.update(submissions).where(submissions.c.run_id == run_id)
+        if only_open:
+            query = query.where(submissions.c.status.not_in(FINAL))
+        with self.write() as connection:
+            return connection.execute(query.values(**values)).rowcount == 1
+
+    def withdraw(self, run_id: str) -> bool:
+        """Cancels a submission that no process holds a claim on, so that it never becomes a Dagster run. True if it did."""
+        free = sa.or_(submissions.c.claimed_until.is_(None), submissions.c.claimed_until < now())
+        open_ = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending", free)
+        query = sa.update(submissions).where(submissions.c.run_id == run_id, open_)
+        with self.write() as connection:
+            return connection.execute(query.values(status="cancelled", cancel_requested=True, ended_at=now())).rowcount == 1
+
+    def finish(
+        self,
+        run_id: str,
+        dagster_run_id: str,
+        status: str,
+        *,
+        started_at: datetime | None,
+        ended_at: datetime | None,
+        error: dict[str, Any] | None = None,
+    ) -> None:
+        """Copies the final state of a job's Dagster run, once; a job that meanwhile has a newer run is left alone.
+
+        A run that did not complete after its job was asked to stop is `cancelled`, whatever Dagster calls it. Nodes that
+        never said how they ended get the job's status.
+        """
+        mine = sa.and_(submissions.c.run_id == run_id, submissions.c.dagster_run_id == dagster_run_id, submissions.c.status.not_in(FINAL))
+        lost = {"error": "INTERNAL_ERROR", "message": "The process that ran this node ended without saying why", "metadata": {}}
+        with self.write() as connection:
+            asked = connection.execute(sa.select(submissions.c.cancel_requested).where(mine).with_for_update()).scalar()
+            if asked is None:
+                return
+            if asked and status == "failed":
+                status, error = "cancelled", None
+            values = dict(status=status, started_at=started_at, ended_at=ended_at or now(), error=error, submitted=True)
+            connection.execute(sa.update(submissions).where(mine).values(**values))
+            if status != "completed":
+                connection.execute(
+                    sa.update(nodes)
+                    .where(nodes.c.run_id == run_id, nodes.c.status.in_(("pending", "running")))
+                    .values(status=status, ended_at=ended_at or now(), error=lost if status == "failed" else None)
+                )
+
+    def submission(self, run_id: str) -> RowMapping | None:
+        with self.read() as connection:
+            return connection.execute(sa.select(submissions).where(submissions.c.run_id == run_id)).mappings().one_or_none()
+
+    def open_submissions(self) -> list[RowMapping]:
+        """Those whose final state is not yet known here, oldest first."""
+        query = sa.select(submissions).where(submissions.c.status.not_in(FINAL)).order_by(submissions.c.created_at)
+        with self.read() as connection:
+            return list(connection.execute(query).mappings())
+
+    def list_submissions(self, limit: int, offset: int, status: str | None = None) -> tuple[list[RowMapping], int]:
+        """(newest first, how many there are)."""
+        where = sa.true() if status is None else submissions.c.status == status
+        query = sa.select(submissions).where(where).order_by(submissions.c.created_at.desc(), submissions.c.run_id)
+        with self.read() as connection:
+            total = connection.execute(sa.select(sa.func.count()).select_from(submissions).where(where)).scalar_one()
+            return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
+
+    # nodes
+
+    def start_node(self, run_id: str, agent_name: str, agent_class: str, digest: str) -> None:
+        row = dict(run_id=run_id, agent_name=agent_name, agent_class=agent_class, digest=digest, status="running", started_at=now())
+        again = dict(digest=digest, status="running", started_at=row["started_at"], ended_at=None, result=None, error=None)
+        with self.write() as connection:
+            connection.execute(
+                self._insert(nodes)
+                .values(**row, attempts=1)
+                .on_conflict_do_update(index_elements=["run_id", "agent_name"], set_=again | {"attempts": nodes.c.attempts + 1})
+            )
+
+    def end_node(
+        self, run_id: str, agent_name: str, status: str, *, result: dict[str, Any] | None = None, error: dict[str, Any] | None = None
+    ) -> None:
+        with self.write() as connection:
+            connection.execute(
+                sa.update(nodes)
+                .where(nodes.c.run_id == run_id, nodes.c.agent_name == agent_name)
+                .values(status=status, result=result, error=error, ended_at=now())
+            )
+
+    def nodes(self, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+        """The nodes of each run, in the order they started."""
+        found: dict[str, list[RowMapping]] = {run_id: [] for run_id in run_ids}
+        with self.read() as connection:
+            for row in connection.execute(sa.select(nodes).where(nodes.c.run_id.in_(run_ids)).order_by(nodes.c.started_at)).mappings():
+                found[row["run_id"]].append(row)
+        return found
+
+    def node(self, run_id: str, agent_name: str) -> RowMapping | None:
+        query = sa.select(nodes).where(nodes.c.run_id == run_id, nodes.c.agent_name == agent_name)
+        with self.read() as connection:
+            return connection.execute(query).mappings().one_or_none()
+
+    def last_run_of(self, agent_class: str) -> str | None:
+        """The run whose node of that class started last."""
+        query = sa.select(nodes.c.run_id).where(nodes.c.agent_class == agent_class).order_by(nodes.c.started_at.desc()).limit(1)
+        with self.read() as connection:
+            return connection.execute(query).scalar()
+
+    # datasets
+
+    def add_dataset(self, **row: Any) -> None:
+        with self.write() as connection:
+            connection.execute(sa.insert(datasets).values(**row, recorded=False, created_at=now()))
+
+    def dataset(self, dataset_id: str) -> RowMapping | None:
+        with self.read() as connection:
+            return connection.execute(sa.select(datasets).where(datasets.c.dataset_id == dataset_id)).mappings().one_or_none()
+
+    def list_datasets(self, limit: int, offset: int) -> tuple[list[RowMapping], int]:
+        with self.read() as connection:
+            total = connection.execute(sa.select(sa.func.count()).select_from(datasets)).scalar_one()
+            query = sa.select(datasets).order_by(datasets.c.created_at.desc(), datasets.c.dataset_id).limit(limit).offset(offset)
+            return list(connection.execute(query).mappings()), total
+
+    def unrecorded_datasets(self) -> list[RowMapping]:
+        with self.read() as connection:
+            return list(connection.execute(sa.select(datasets).where(datasets.c.recorded.is_(False))).mappings())
+
+    def mark_recorded(self, dataset_id: str) -> None:
+        with self.write() as connection:
+            connection.execute(sa.update(datasets).where(datasets.c.dataset_id == dataset_id).values(recorded=True))
+
+    # models
+
+    def put_model(self, **row: Any) -> None:
+        changed = {name: value for name, value in row.items() if name not in ("model_id", "created_at")}
+        with self.write() as connection:
+            connection.execute(self._insert(models).values(row).on_conflict_do_update(index_elements=["model_id"], set_=changed))
+
+    def model(self, model_id: str) -> RowMapping | None:
+        with self.read() as connection:
+            return connection.execute(sa.select(models).where(models.c.model_id == model_id)).mappings().one_or_none()
+
+    def models_of(self, run_ids: Sequence[str]) -> dict[str, list[str]]:
+        """Model ids of each run, oldest first."""
+        found: dict[str, list[str]] = {run_id: [] for run_id in run_ids}
+        query = sa.select(models.c.run_id, models.c.model_id).where(models.c.run_id.in_(run_ids)).order_by(models.c.created_at)
+        with self.read() as connection:
+            for run_id, model_id in connection.execute(query):
+                found[run_id].append(model_id)
+        return found
+
+    def list_models(self, limit: int, offset: int, base_model: str | None = None) -> tuple[list[RowMapping], int]:
+        where = sa.true() if base_model is None else models.c.base_model == base_model
+        query = sa.select(models).where(where).order_by(models.c.created_at.desc(), models.c.model_id)
+        with self.read() as connection:
+            total = connection.execute(sa.select(sa.func.count()).select_from(models).where(where)).scalar_one()
+            return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
+
+    def replace_models(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Makes these the only models, in one step."""
+        with self.write() as connection:
+            connection.execute(sa.delete(models))
+            if rows:
+                connection.execute(sa.insert(models), list(rows))

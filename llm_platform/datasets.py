@@ -1,0 +1,131 @@
+"""Uploaded datasets: from a file on disk to a row in the table, which is what acceptance means."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from sqlalchemy.engine import RowMapping
+
+from llm_platform.database import Database
+from llm_platform.errors import InvalidInput
+from llm_platform.settings import Settings
+from llm_platform.specs import Format
+from llm_platform.specs.resources import Dataset, DatasetUploaded, Preview
+from llm_platform.storage import MANIFEST, Storage
+
+MAX_FILENAME = 255
+MAX_KEY = 100
+TABLE = "table.parquet"
+"""The canonical table's name, beside the original file."""
+
+_FORMATS = get_args(Format)
+_DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that a client sent, whole, in a folder that is the upload's own. `format` is the client's claim."""
+
+    path: Path
+    filename: str
+    size_bytes: int
+    sha256: str
+    format: str | None
+
+
+def ingest(upload: Upload, settings: Settings, database: Database, storage: Storage) -> DatasetUploaded:
+    """Reads, profiles and stores a dataset; it exists when this returns, and nothing of it does when this raises.
+
+    Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it says it is or cannot be read,
+    StorageError if it cannot be stored.
+    """
+    from llm_platform.data.profile import profile
+    from llm_platform.data.read import detect_format, to_parquet
+
+    name = display_name(upload.filename)
+    table = upload.path.with_name(TABLE)
+    seen = detect_format(upload.path, name, known_format(upload.format))
+    to_parquet(upload.path, seen, table, name)
+    found = profile(table)
+    dataset_id = f"ds_{secrets.token_hex(10)}"
+    home = f"s3://{settings.datasets_bucket}/{dataset_id}"
+    try:
+        stored = storage.put_file(upload.path, f"{home}/{storage_key(name)}", move=True)
+        kept = storage.put_file(table, f"{home}/{TABLE}", move=True)
+        database.add_dataset(
+            dataset_id=dataset_id,
+            filename=name,
+            format=seen,
+            size_bytes=upload.size_bytes,
+            sha256=upload.sha256,
+            s3_path=stored.address,
+            table_path=kept.address,
+            profile=found.model_dump(mode="json"),
+        )
+    except BaseException:
+        storage.delete(home)
+        raise
+    return DatasetUploaded(
+        dataset_id=dataset_id, filename=name, size_bytes=upload.size_bytes, s3_path=stored.address, analysis=found.analysis
+    )
+
+
+def known_format(claimed: str | None) -> Format | None:
+    """The format that a client named. Raises InvalidInput."""
+    if claimed is None or claimed in _FORMATS:
+        return cast("Format | None", claimed)
+    message = f"There is no format '{claimed[:50]}'; the formats are {', '.join(_FORMATS)}"
+    raise InvalidInput(message, errors=[{"field": "format", "message": message}])
+
+
+def display_name(filename: str) -> str:
+    """What the file is called where people see it: the last part of the path, without what could mislead or harm a reader."""
+    last = re.split(r"[/\\]", filename)[-1]
+    # Control and format characters (NUL, line ends, right-to-left marks), lone surrogates, private and unassigned ones.
+    name = "".join(char for char in last if not unicodedata.category(char).startswith("C")).strip(" .")
+    if _DEVICES.fullmatch(name.partition(".")[0].strip()):
+        name = f"_{name}"
+    return _shortened(name, MAX_FILENAME) or "dataset"
+
+
+def storage_key(name: str) -> str:
+    """The safe ASCII form of a display name; never one of the names that the platform itself gives."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    key = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).lstrip("._-") or "dataset"
+    return f"original-{key}" if key.lower() in (TABLE, MANIFEST) else _shortened(key, MAX_KEY)
+
+
+def _shortened(name: str, most: int) -> str:
+    """At most so many characters, the extension kept."""
+    if len(name) <= most:
+        return name
+    stem, dot, extension = name.rpartition(".")
+    return f"{stem[: most - 1 - len(extension)]}.{extension}" if dot and len(extension) < 20 else name[:most]
+
+
+def view(row: RowMapping) -> Dataset:
+    """The dataset as the API shows it."""
+    analysis = row["profile"]["analysis"]
+    return Dataset(
+        dataset_id=row["dataset_id"],
+        filename=row["filename"],
+        format=row["format"],
+        rows=analysis["rows"],
+        columns=analysis["columns"],
+        created_at=row["created_at"],
+        s3_path=row["s3_path"],
+    )
+
+
+def preview(row: RowMapping, limit: int, settings: Settings, storage: Storage) -> Preview:
+    """The first rows, at most `limit`."""
+    from llm_platform.data.profile import preview as first_rows
+
+    table = storage.as_local(row["table_path"], settings.work / "inputs")
+    samples: list[dict[str, Any]] = first_rows(table, limit)
+    return Preview(dataset_id=row["dataset_id"], samples=samples, total_rows=row["profile"]["analysis"]["rows"])

@@ -1,0 +1,190 @@
+"""How good an adapter is, beside its base model: `evaluate(config, base_model, adapter, rows, out, reporter)`.
+
+Both are scored on the same rows by the same loaded model, once with the adapter and once without it. Answers come from greedy
+generation; loss and perplexity from the reference answers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Collection
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from peft import PeftModel
+from tokenizers import Tokenizer
+from transformers import PreTrainedModel
+
+from llm_platform.errors import DatasetError, TrainingError
+from llm_platform.evaluation.generate import Answer, greedy
+from llm_platform.evaluation.score import is_correct, token_f1
+from llm_platform.reporting import Reporter
+from llm_platform.specs import EvaluationConfig
+from llm_platform.specs.base import Resource
+from llm_platform.training.adapter import causal_model, check_base, ends, load_adapter
+from llm_platform.training.base_model import load
+from llm_platform.training.device import pick_device
+from llm_platform.training.folders import whole_folder
+from llm_platform.training.loop import mean_loss
+from llm_platform.training.rows import Rows, check_rows, read_rows
+
+EXAMPLES = 5
+TAIL = 400
+"""Characters of a prompt that an example shows."""
+
+
+class EvaluationResult(Resource):
+    """Figures by name: those of `EvaluationConfig.metrics`, `count`, and, where answers were generated, `eos_rate`.
+
+    `accuracy`, `f1` and `eos_rate` (share of answers that the model itself ended) are between 0 and 1; `loss` is in nats per
+    token of the completions, `perplexity` its exponential.
+    """
+
+    tuned: dict[str, float]
+    base: dict[str, float] | None
+    samples: int
+    seconds: float
+    examples: list[dict[str, str]]
+
+
+def evaluate(
+    config: EvaluationConfig,
+    base_model: Path,
+    adapter: Path | None,
+    rows: Path,
+    out: Path,
+    reporter: Reporter,
+    threads: int = 0,
+) -> EvaluationResult:
+    """Scores on the rows of a split file; writes `examples.parquet` and `evaluation.json` to the folder `out`, whole or not at all.
+
+    Without an adapter the base model itself is `tuned`. Raises DatasetError, InvalidConfig, TrainingError, or Cancelled.
+    """
+    started = time.perf_counter()
+    device, dtype = pick_device(threads)
+    sample, table = _sample(rows, config.max_samples)
+    if adapter is not None:
+        check_base(adapter, base_model)
+    base = load(base_model, dtype)
+    check_rows(sample, "evaluation", vocabulary=base.config.vocab_size, context=getattr(base.config, "max_position_embeddings", None))
+    model: PeftModel | PreTrainedModel = base if adapter is None else load_adapter(base, adapter)
+    torch.nn.Module.to(model, device)
+    stops = ends(adapter or base_model)
+    tokenizer = Tokenizer.from_file(str((adapter or base_model) / "tokenizer.json"))
+    reporter.info(f"Evaluating on {len(sample):,} rows on {device.type}")
+
+    with_base = config.include_base and isinstance(model, PeftModel)
+    figures: dict[str, dict[str, float]] = {}
+    for name in ["tuned", "base"] if with_base else ["tuned"]:
+        off = model.disable_adapter() if name == "base" and isinstance(model, PeftModel) else nullcontext()
+        with off:
+            figures[name], answers = _score(config, model, sample, table, tokenizer, stops, name, reporter)
+        table = table.with_columns(**answers)
+        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in figures[name].items())
+        reporter.info(f"{'Base model' if name == 'base' else 'Tuned model'}: {shown}", **figures[name])
+    result = EvaluationResult(
+        tuned=figures["tuned"],
+        base=figures.get("base"),
+        samples=len(sample),
+        seconds=time.perf_counter() - started,
+        examples=_examples(table),
+    )
+    with whole_folder(out) as partial:
+        table.write_parquet(partial / "examples.parquet")
+        report = {"config": config.model_dump(mode="json"), **result.model_dump(mode="json")}
+        (partial / "evaluation.json").write_text(json.dumps(report, indent=2), "utf-8")
+    return result
+
+
+def _sample(path: Path, most: int) -> tuple[Rows, pl.DataFrame]:
+    """All rows, or `most` of them drawn with a fixed seed, in file order; with the columns row, prompt and reference."""
+    rows = read_rows(path)
+    if not len(rows):
+        raise DatasetError(
+            "There are no rows to evaluate on: the test split is empty. "
+            "Give it a share in the preprocessing node's split, or name a dataset_id in the evaluation node"
+        )
+    chosen = np.arange(len(rows))
+    if len(rows) > most:
+        chosen = np.sort(np.random.default_rng(0).choice(len(rows), most, replace=False))
+    columns = [pl.col("row"), pl.col("prompt"), pl.col("completion").alias("reference")]
+    try:
+        table = pl.read_parquet(path, columns=["row", "prompt", "completion"]).select(columns)[chosen]
+    except pl.exceptions.PolarsError as error:
+        raise DatasetError(f"The split {path.name} lacks one of the columns row, prompt and completion") from error
+    return rows.take(chosen), table
+
+
+def _score(
+    config: EvaluationConfig,
+    model: PeftModel | PreTrainedModel,
+    rows: Rows,
+    table: pl.DataFrame,
+    tokenizer: Tokenizer,
+    stops: Collection[int],
+    name: str,
+    reporter: Reporter,
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The asked figures, and the columns that they came from."""
+    causal = causal_model(model) if isinstance(model, PeftModel) else model
+    figures: dict[str, float] = {}
+    columns: dict[str, Any] = {}
+    if {"accuracy", "f1"} & set(config.metrics):
+        answers = greedy(
+            causal,
+            [rows.prompt(index) for index in range(len(rows))],
+            ends=set(stops),
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.batch_size,
+            reporter=reporter,
+            what=f"answers of the {name} model",
+        )
+        columns = _columns(answers, table["reference"].to_list(), tokenizer, name)
+        means = {"accuracy": columns[f"{name}_correct"], "f1": columns[f"{name}_f1"]}
+        figures = {metric: _mean(means[metric]) for metric in ("accuracy", "f1") if metric in config.metrics}
+        figures["eos_rate"] = _mean(columns[f"{name}_stopped"])
+    if {"loss", "perplexity"} & set(config.metrics):
+        loss = mean_loss(causal, rows, config.batch_size, next(causal.parameters()).device, reporter)
+        if "loss" in config.metrics:
+            figures["loss"] = loss
+        if "perplexity" in config.metrics:
+            figures["perplexity"] = _perplexity(loss)
+    return {**figures, "count": float(len(rows))}, columns
+
+
+def _columns(answers: list[Answer], references: list[str], tokenizer: Tokenizer, name: str) -> dict[str, pl.Series]:
+    texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
+    pairs = list(zip(texts, references, strict=True))
+    return {
+        f"{name}_answer": pl.Series(texts, dtype=pl.String),
+        f"{name}_correct": pl.Series([is_correct(*pair) for pair in pairs], dtype=pl.Boolean),
+        f"{name}_f1": pl.Series([token_f1(*pair) for pair in pairs], dtype=pl.Float64),
+        f"{name}_stopped": pl.Series([answer.stopped for answer in answers], dtype=pl.Boolean),
+    }
+
+
+def _mean(column: pl.Series) -> float:
+    return float(column.cast(pl.Float64).to_numpy().mean())
+
+
+def _perplexity(loss: float) -> float:
+    try:
+        return math.exp(loss)
+    except OverflowError as error:
+        raise TrainingError(
+            f"The loss of {loss:.4g} nats per token is too high for a perplexity; the model's weights are broken"
+        ) from error
+
+
+def _examples(table: pl.DataFrame) -> list[dict[str, str]]:
+    """The first rows, with the end of each prompt, which is where the question is."""
+    answers = {"base": "base_answer", "tuned": "tuned_answer"}
+    shown = {"prompt": "prompt", "reference": "reference", **{name: column for name, column in answers.items() if column in table.columns}}
+    rows = table.head(EXAMPLES).select(**{name: pl.col(column) for name, column in shown.items()}).to_dicts()
+    return [{**row, "prompt": row["prompt"][-TAIL:]} for row in rows]

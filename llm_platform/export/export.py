@@ -1,0 +1,162 @@
+"""Exports that are proven to work: the adapter as it is, or merged into its base model.
+
+`export_adapter(adapter, out)` and `export_merged(base_model, adapter, out, reporter)`. Nothing is exported whose answers were
+not seen to be those of the adapter.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from transformers import GenerationConfig, PreTrainedModel
+
+from llm_platform.errors import InvalidConfig, StorageError, TrainingError
+from llm_platform.reporting import Reporter
+from llm_platform.specs.base import Resource
+from llm_platform.training.adapter import ADAPTER_WEIGHTS, causal_model, check_base, copy_tokenizer, load_adapter
+from llm_platform.training.base_model import load
+from llm_platform.training.folders import sha256, whole_folder
+
+PROMPTS = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n",
+    "The quick brown fox jumps over the lazy dog.",
+    "What is 17 + 25? Answer with a number:",
+    "Hello",
+)
+TOLERANCE = 1e-3
+"""Largest allowed difference of logits after merging in float32, relative to the largest logit. Measured: 1e-6 to 1e-5."""
+HEADROOM = 1.05
+
+
+class ExportResult(Resource):
+    """The exported folder. `checks` are what was seen when the export was tried."""
+
+    format: Literal["adapter", "merged"]
+    files: list[str]
+    size_bytes: int
+    sha256: dict[str, str]
+    checks: dict[str, bool | int | float | str]
+
+
+def export_adapter(adapter: Path, out: Path) -> ExportResult:
+    """Copies the adapter's files to `out`. Raises InvalidConfig if it has pickles or its weights cannot be read, StorageError."""
+    pickles = [path.name for path in adapter.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
+    if pickles:
+        raise InvalidConfig(f"The adapter has pickled files, which are not exported: {', '.join(pickles)}")
+    _check_space(out, sum(path.stat().st_size for path in adapter.iterdir()))
+    with whole_folder(out) as partial:
+        for path in adapter.iterdir():
+            if path.is_file() and not path.name.startswith("."):
+                shutil.copyfile(path, partial / path.name)
+        try:
+            with safe_open(partial / ADAPTER_WEIGHTS, "pt") as file:
+                tensors = len(list(file.keys()))
+        except (SafetensorError, FileNotFoundError) as error:
+            raise InvalidConfig("The adapter's weights are missing or cannot be read") from error
+    return _result("adapter", out, {"weights_readable": True, "tensors": tensors})
+
+
+def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter) -> ExportResult:
+    """Merges in float32 on the CPU and saves in the base's own precision, with tokenizer and generation config.
+
+    Three things are proven, or TrainingError is raised: merging changed no logit (float32, `TOLERANCE`), the files hold exactly
+    the merged weights, and transformers loads them whole. What rounding to the base's precision costs is in `checks`.
+    """
+    check_base(adapter, base_model)
+    dtype = _dtype(base_model)
+    _check_space(out, int(sum(path.stat().st_size for path in base_model.glob("*.safetensors")) * HEADROOM))
+    reporter.info("Loading the base model and the adapter")
+    model = load_adapter(load(base_model, torch.float32), adapter)
+    prompts = _prompts(base_model, causal_model(model).config.vocab_size)
+    with torch.inference_mode():
+        with model.disable_adapter():
+            untuned = _logits(model, prompts)
+        expected = _logits(model, prompts)
+    reporter.check_cancelled()
+    reporter.info("Merging")
+    merged = cast(PreTrainedModel, cast(Any, model).merge_and_unload())
+    difference = _difference(_logits(merged, prompts), expected)
+    if not difference <= TOLERANCE:
+        raise TrainingError(f"Merging changed the model: its logits are off by {difference:.2g} of their size. Nothing was exported")
+    torch.nn.Module.to(merged, dtype)
+    if (adapter / "generation_config.json").is_file():
+        merged.generation_config = GenerationConfig.from_pretrained(adapter)
+    with whole_folder(out) as partial:
+        merged.save_pretrained(partial, max_shard_size="4GB")
+        copy_tokenizer(base_model, partial)
+        reporter.check_cancelled()
+        reporter.info("Checking the merged files")
+        loaded = load(partial, dtype)
+        tensors = _check_equal(loaded, merged)
+        del merged, model
+        loaded.float()
+        found = _logits(loaded, prompts)
+    checks: dict[str, bool | int | float | str] = {
+        "merge_difference": difference,
+        "tensors_equal": tensors,
+        "rounding_difference": _difference(found, expected),
+        "same_next_token": float((found.argmax(-1) == expected.argmax(-1)).double().mean()),
+        "adapter_effect": _difference(untuned, expected),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+    reporter.info(f"Merged model checked: next tokens equal in {checks['same_next_token']:.1%} of positions", **checks)
+    return _result("merged", out, checks)
+
+
+def _dtype(base_model: Path) -> torch.dtype:
+    """The precision of the base model's weights, from the weights themselves."""
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    with safe_open(next(base_model.glob("*.safetensors")), "pt") as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return next((dtype for name, dtype in names.items() if name in found), torch.float32)
+
+
+def _check_space(out: Path, needed: int) -> None:
+    folder = next(parent for parent in out.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(f"The export needs {needed / 1e9:.1f} GB of disk, and {free / 1e9:.1f} GB are free", needed=needed, free=free)
+
+
+def _prompts(base_model: Path, vocabulary: int) -> list[torch.Tensor]:
+    """Token ids [1, T] of a few texts, and of random tokens, which every tokenizer has."""
+    tokenizer = Tokenizer.from_file(str(base_model / "tokenizer.json"))
+    texts = [torch.tensor([tokenizer.encode(text).ids[:64]]) for text in PROMPTS]
+    drawn = torch.randint(vocabulary, (1, 32), generator=torch.Generator().manual_seed(0))
+    return [*(ids for ids in texts if ids.numel()), drawn]
+
+
+@torch.inference_mode()
+def _logits(model: Any, prompts: list[torch.Tensor]) -> torch.Tensor:
+    """Logits [T of all prompts, V]."""
+    return torch.cat([model(input_ids=ids, use_cache=False).logits[0].float() for ids in prompts])
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Largest absolute difference, relative to the largest value."""
+    return float((one - other).abs().max() / other.abs().max())
+
+
+def _check_equal(loaded: PreTrainedModel, merged: PreTrainedModel) -> int:
+    """The number of weights, all equal bit by bit; raises TrainingError if one is not."""
+    found, expected = loaded.state_dict(), merged.state_dict()
+    wrong = [name for name, tensor in expected.items() if name not in found or not torch.equal(found[name], tensor)]
+    if wrong:
+        raise TrainingError(f"The merged model's files do not hold what was merged: {', '.join(wrong[:5])}. Nothing was exported")
+    return len(expected)
+
+
+def _result(name: Literal["adapter", "merged"], folder: Path, checks: dict[str, bool | int | float | str]) -> ExportResult:
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return ExportResult(
+        format=name,
+        files=[path.name for path in files],
+        size_bytes=sum(path.stat().st_size for path in files),
+        sha256={path.name: sha256(path) for path in files},
+        checks=checks,
+    )

@@ -1,0 +1,224 @@
+"""A job's life as clients see it: accepted, watched, cancelled.
+
+The submission table makes a job durable, Dagster says in which state its run is, and the nodes' own reports say what came
+out. Dagster is known here only as `Runs`, so that the library imports none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Protocol
+
+from sqlalchemy.engine import RowMapping
+
+from llm_platform.acceptance import Checks
+from llm_platform.database import FINAL, Database
+from llm_platform.errors import Conflict, NotFound
+from llm_platform.settings import Settings
+from llm_platform.specs import Pipeline, parse_job_request
+from llm_platform.specs.resources import ErrorBody, Job, JobCancelled, JobCreated, JobResult, JobStatus, Progress
+from llm_platform.storage import Storage
+
+NAMESPACE = uuid.UUID("6b1f1a3e-6c0e-5d0a-9a55-8e6a6b5f0a11")
+"""Of the uuid5 that turns a run id into the id of its first Dagster run."""
+
+log = logging.getLogger(__name__)
+
+
+class RunState(Protocol):
+    """What Dagster says about one run."""
+
+    @property
+    def status(self) -> JobStatus: ...
+    @property
+    def started_at(self) -> datetime | None: ...
+    @property
+    def ended_at(self) -> datetime | None: ...
+
+
+class Runs(Protocol):
+    """The part of the orchestrator that jobs need."""
+
+    def states(self, dagster_run_ids: Sequence[str]) -> Mapping[str, RunState]: ...
+
+    def cancel(self, dagster_run_id: str) -> None: ...
+
+
+def job_id(run_id: str) -> str:
+    return f"job_{run_id}"
+
+
+def dagster_run_id(run_id: str) -> str:
+    """Always the same for a run id, so that submitting twice cannot make two runs."""
+    return str(uuid.uuid5(NAMESPACE, run_id))
+
+
+def accept(body: Any, settings: Settings, database: Database, storage: Storage) -> JobCreated:
+    """The job of a POST /jobs body, written down before it is answered.
+
+    The same body under the same run id is the same job. Raises InvalidInput, InvalidConfig or DatasetError with everything
+    that is known to fail, and Conflict if the run id already stands for another pipeline.
+    """
+    pipeline = parse_job_request(body)
+    known = database.submission(pipeline.config.run_id) if pipeline.config.run_id else None
+    if known is None:
+        Checks(pipeline, settings, database, storage).run()
+    pipeline = _named(pipeline)
+    run_id, digest = pipeline.config.run_id or "", pipeline_digest(pipeline)
+    row = known
+    if row is None:
+        config = pipeline.config.model_dump(mode="json")
+        row, _ = database.accept(run_id, dagster_run_id=dagster_run_id(run_id), digest=digest, pipeline=config)
+    if row["digest"] != digest:
+        raise Conflict(f"Run id '{run_id}' is taken by another pipeline; choose another, or leave it out", run_id=run_id)
+    # Asked again, the answer is the same as long as the job goes on; of one that ended, its end is what a client must know.
+    status = row["status"] if row["status"] in FINAL else "pending"
+    return JobCreated(job_id=job_id(run_id), run_id=run_id, status=status, created_at=row["created_at"])
+
+
+def pipeline_digest(pipeline: Pipeline) -> str:
+    """SHA-256 of the pipeline config without its run id, in canonical JSON."""
+    config = pipeline.config.model_dump(mode="json", exclude={"run_id"})
+    return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _named(pipeline: Pipeline) -> Pipeline:
+    if pipeline.config.run_id is not None:
+        return pipeline
+    return replace(pipeline, config=pipeline.config.model_copy(update={"run_id": secrets.token_hex(8)}))
+
+
+def refresh(database: Database, runs: Runs | None, rows: Sequence[RowMapping]) -> list[RowMapping]:
+    """The rows as they are now: what Dagster says about the open ones is copied first, final states once and for all.
+
+    Without an orchestrator (it starts later than the API), or while it fails, the rows are the last that is known.
+    """
+    open_ = {row["dagster_run_id"]: row for row in rows if row["submitted"] and row["status"] not in FINAL}
+    if runs is None or not open_:
+        return list(rows)
+    try:
+        states = runs.states(list(open_))
+    except Exception:
+        log.warning("Dagster does not say in which state runs are; the last known states stand", exc_info=True)
+        return list(rows)
+    changed: dict[str, RowMapping] = {}
+    for dagster_id, row in open_.items():
+        if _copy(database, row, states.get(dagster_id)) and (fresh := database.submission(row["run_id"])):
+            changed[row["run_id"]] = fresh
+    return [changed.get(row["run_id"], row) for row in rows]
+
+
+def _copy(database: Database, row: RowMapping, state: RunState | None) -> bool:
+    """True if the row may have changed."""
+    run_id, dagster_id = row["run_id"], row["dagster_run_id"]
+    if state is None:
+        error = ErrorBody(error="INTERNAL_ERROR", message="The Dagster run of this job was deleted", metadata={"run_id": run_id})
+        database.finish(run_id, dagster_id, "failed", started_at=row["started_at"], ended_at=None, error=error.model_dump())
+    elif state.status in FINAL:
+        database.finish(run_id, dagster_id, state.status, started_at=state.started_at, ended_at=state.ended_at)
+    elif state.status != row["status"]:
+        database.update_submission(run_id, only_open=True, status=state.status, started_at=state.started_at)
+    else:
+        return False
+    return True
+
+
+def cancel(run_id: str, database: Database, runs: Runs | None) -> JobCancelled:
+    """Stops a job. One that is not yet a Dagster run never becomes one. Raises NotFound, or Conflict if it has ended.
+
+    What cannot be stopped now (the orchestrator is starting or failing) is remembered and done by `finish_cancels`.
+    """
+    row = database.submission(run_id)
+    if row is None:
+        raise NotFound(f"There is no job '{job_id(run_id)}'", job_id=job_id(run_id))
+    if row["attempts"] == 0 and database.withdraw(run_id):
+        return JobCancelled(job_id=job_id(run_id), status="cancelled")
+    (row,) = refresh(database, runs, [database.submission(run_id) or row])
+    if not database.update_submission(run_id, only_open=True, cancel_requested=True):
+        status = (database.submission(run_id) or row)["status"]
+        if status != "cancelled":
+            raise Conflict(f"Job '{job_id(run_id)}' has {status}; only a job that has not ended can be cancelled", status=status)
+    elif runs is not None:
+        _stop(database, runs, database.submission(run_id) or row)
+    return JobCancelled(job_id=job_id(run_id), status="cancelled")
+
+
+def finish_cancels(database: Database, runs: Runs) -> None:
+    """Stops what was asked to stop and still goes on: asked before its Dagster run was there, or before the API died."""
+    for row in database.open_submissions():
+        if row["cancel_requested"]:
+            _stop(database, runs, row)
+
+
+def _stop(database: Database, runs: Runs, row: RowMapping) -> None:
+    try:
+        # A claim whose holder died may have left a Dagster run behind that the table does not know.
+        if row["submitted"] or row["dagster_run_id"] in runs.states([row["dagster_run_id"]]):
+            runs.cancel(row["dagster_run_id"])
+        else:
+            database.withdraw(row["run_id"])
+    except Exception:
+        log.warning("Job %s could not be cancelled now; it is tried again", job_id(row["run_id"]), exc_info=True)
+    refresh(database, runs, [database.submission(row["run_id"]) or row])
+
+
+def view(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str]) -> Job:
+    """The job as the API shows it: its submission, its nodes in the order they started, its model ids."""
+    return Job(
+        job_id=job_id(row["run_id"]),
+        run_id=row["run_id"],
+        model_id=models[0] if models else None,
+        status=row["status"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        progress=_progress(row, nodes),
+        result=_result(row, nodes, models) if row["status"] in FINAL else None,
+    )
+
+
+def views(database: Database, rows: Sequence[RowMapping]) -> list[Job]:
+    """The same for several rows, with two queries for all of them."""
+    run_ids = [row["run_id"] for row in rows]
+    nodes, models = database.nodes(run_ids), database.models_of(run_ids)
+    return [view(row, nodes[row["run_id"]], models[row["run_id"]]) for row in rows]
+
+
+def _progress(row: RowMapping, nodes: Sequence[RowMapping]) -> Progress:
+    total = len(row["pipeline"]["nodes"]) if row["pipeline"] else len(nodes)
+    return Progress(
+        completed_agents=[node["agent_name"] for node in nodes if node["status"] == "completed"],
+        current_agent=next((node["agent_name"] for node in nodes if node["status"] == "running"), None),
+        total_agents=total,
+    )
+
+
+def _result(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str]) -> JobResult:
+    results = {node["agent_name"]: node["result"] for node in nodes if node["result"]}
+    return JobResult(
+        models=list(models),
+        datasets=list(dict.fromkeys(source for result in results.values() for source in result["datasets"])),
+        artifacts={f"{name}.{kind}": address for name, result in results.items() for kind, address in result["artifacts"].items()},
+        metrics={name: result["metrics"] for name, result in results.items() if result["metrics"]},
+        error=_error(row, nodes) if row["status"] == "failed" else None,
+    )
+
+
+def _error(row: RowMapping, nodes: Sequence[RowMapping]) -> ErrorBody:
+    """Why the job failed: what its first failed node said, and in the metadata what the others said."""
+    failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["ended_at"])
+    if not failed:
+        generic = {"error": "INTERNAL_ERROR", "message": "The job failed without saying why; its log may tell more"}
+        return ErrorBody.model_validate(row["error"] or generic)
+    first = failed[0]
+    metadata = {"agent": first["agent_name"], **first["error"].get("metadata", {})}
+    if len(failed) > 1:
+        metadata["failed"] = [{"agent": node["agent_name"], **node["error"]} for node in failed]
+    return ErrorBody(error=first["error"]["error"], message=first["error"]["message"], metadata=metadata)

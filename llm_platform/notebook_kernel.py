@@ -1,0 +1,179 @@
+"""One execution of one notebook by papermill, in a kernel of this same Python, that can be stopped from outside.
+
+Imports papermill, which takes a second: import this module only where a notebook is about to run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, papermill_engines
+from papermill.execute import execute_notebook
+
+from llm_platform.reporting import Reporter
+
+ENGINE = "llm-platform"
+START_TIMEOUT = 60
+MAX_LINES = 1_000
+"""Lines of output that go to the run's log; the notebook itself keeps all."""
+SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)API_?KEY|_KEY$|_KEY_ID$|^KEY$|AUTH", re.IGNORECASE)
+SECRET_PREFIXES = ("LLM_PLATFORM_S3_", "AWS_", "DAGSTER_")
+SECRET_VALUE = re.compile(r"://[^/\s]*@")
+
+
+def kernel_environment(environment: dict[str, str], scratch: Path) -> dict[str, str]:
+    """What a notebook's code may see of this process's environment: no keys, tokens, passwords or URLs that hold one."""
+    kept = {
+        name: value
+        for name, value in environment.items()
+        if not (SECRET.search(name) or name.startswith(SECRET_PREFIXES) or SECRET_VALUE.search(value))
+    }
+    # Pictures belong into the notebook, whatever back end this process draws with.
+    kept.pop("MPLBACKEND", None)
+    # The user's own IPython start-up files and history have no part in a run that can be repeated.
+    return kept | {"IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+
+
+class _ThisPython(KernelSpecManager):
+    """Every kernel is this Python: a registered kernel of the same name may lack the platform, or be another machine's."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        return KernelSpec(argv=argv, name=kernel_name, display_name="Python 3", language="python")
+
+
+class Execution:
+    """Runs in a thread of its own, so that a signal or a time limit reaches the waiting thread at once, whatever the
+    kernel does. `done` is set at the end; `error` then holds what went wrong."""
+
+    def __init__(self, notebook: Path, parameters: dict[str, Any], out: Path, scratch: Path, reporter: Reporter) -> None:
+        self.done = threading.Event()
+        self.error: Exception | None = None
+        self.reporter = reporter
+        self.current = 0
+        self._notebook = notebook
+        self._parameters = parameters
+        self._out = out
+        self.scratch = scratch
+        self._lines = 0
+        self._stopped = False
+        self.environment = kernel_environment(dict(os.environ), scratch)
+        self.manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
+        self._thread = threading.Thread(target=self._run, name="notebook", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Kills the kernel and all that it started, and waits for the thread to notice."""
+        self._stopped = True
+        while not self.done.is_set():
+            self._kill()
+            # A kernel that is only just being started can be killed at the next try.
+            self.done.wait(0.2)
+        self._thread.join()
+
+    def cell_starts(self, number: int, count: int) -> None:
+        self.current = number
+        self.reporter.progress(number - 1, count, "cells")
+        if self._stopped:
+            raise InterruptedError("the notebook was stopped")
+
+    def output(self, text: str) -> None:
+        for line in text.splitlines():
+            if line.strip():
+                self._lines += 1
+                if self._lines <= MAX_LINES:
+                    self.reporter.info(line)
+                elif self._lines == MAX_LINES + 1:
+                    self.reporter.info(f"More than {MAX_LINES:,} lines of output; the rest is in the notebook only")
+
+    def _run(self) -> None:
+        loop = ensure_event_loop()
+        try:
+            execute_notebook(
+                _path(self._notebook),
+                _path(self._out),
+                self._parameters,
+                engine_name=ENGINE,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                start_timeout=START_TIMEOUT,
+                execution=self,
+            )
+        except Exception as error:
+            self.error = error
+        finally:
+            self._kill()
+            loop.close()
+            self.done.set()
+
+    def _kill(self) -> None:
+        pid: int | None = getattr(self.manager.provisioner, "pid", None)
+        if not pid:
+            return
+        with suppress(psutil.NoSuchProcess):
+            # The children first: once the kernel is gone, nobody can say which processes were its own.
+            for process in psutil.Process(pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+        # The kernel leads a group of its own, which outlives it as long as one of its children does.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+
+class _Client(PapermillNotebookClient):
+    """papermill's client, which tells the execution what happens."""
+
+    execution: Execution
+
+    def log_output_message(self, output: Any) -> None:
+        if output.output_type == "stream":
+            self.execution.output("".join(output.text))
+        elif "text/plain" in output.get("data", {}) and set(output.data) == {"text/plain"}:
+            self.execution.output("".join(output.data["text/plain"]))
+
+
+class _Engine(Engine):
+    @classmethod
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kwargs: Any) -> Any:
+        execution: Execution = kwargs["execution"]
+        # Numbered as the notebook shows them, In [1] and on.
+        code = [index for index, cell in enumerate(nb_man.nb.cells) if cell.cell_type == "code" and cell.source.strip()]
+
+        def starts(cell: Any, cell_index: int) -> None:
+            execution.cell_starts(code.index(cell_index) + 1, len(code))
+
+        client = _Client(
+            nb_man,
+            km=execution.manager,
+            kernel_name=kernel_name,
+            timeout=None,
+            startup_timeout=kwargs["start_timeout"],
+            shutdown_kernel="immediate",
+            log_output=True,
+            on_cell_execute=starts,
+        )
+        client.execution = execution
+        return client.execute(env=execution.environment, cwd=str(execution.scratch))
+
+
+def _path(path: Path) -> str:
+    """papermill takes braces in a path for placeholders."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+papermill_engines.register(ENGINE, _Engine)

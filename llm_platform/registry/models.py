@@ -1,0 +1,56 @@
+"""What the registry takes in and gives out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class DatasetInput(BaseModel):
+    """A dataset that a model was trained on. `digest` is the full SHA-256 of its bytes; `rows` is None if not counted."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    source_address: str
+    rows: int | None = None
+    dataset_id: str | None = None
+
+
+@dataclass(frozen=True)
+class MetricPoint:
+    """One point of a training curve; it is kept under `train/<key>`, apart from the model's final figures."""
+
+    key: str
+    value: float
+    step: int
+    timestamp_ms: int
+
+
+class RegisteredModel(BaseModel):
+    """A model as MLflow knows it. `tags` are the platform's, without their prefix; `exports` has an address per format."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    model_id: str
+    run_id: str
+    agent_name: str
+    model_name: str
+    version: str
+    base_model: str
+    mlflow_run_id: str
+    datasets: list[DatasetInput]
+    training_config: dict[str, Any]
+    metrics: dict[str, float]
+    exports: dict[str, str]
+    export_digests: dict[str, str]
+    created_at: datetime
+    tags: dict[str, str]
+
+    @property
+    def dataset_ids(self) -> list[str]:
+        return [dataset.dataset_id for dataset in self.datasets if dataset.dataset_id is not None]

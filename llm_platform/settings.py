@@ -1,0 +1,80 @@
+"""One typed place for everything an operator can set, read from the environment (prefix `LLM_PLATFORM_`)."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "llm-platform"
+
+
+class Settings(BaseSettings):
+    """What the platform needs to know about where it runs. Sizes are in bytes, times in seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="LLM_PLATFORM_", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path(".home"), description="Folder of the databases, the local object store and the work in progress.")
+    cache: Path = Field(default_factory=_default_cache, description="Per-machine folder of base models that the library built.")
+    database_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the platform's tables; SQLite in the home folder if unset."
+    )
+    mlflow_url: str | None = Field(
+        default=None, description="MLflow tracking server; SQLite in the home folder, without a server, if unset."
+    )
+    workspace: Path | None = Field(default=None, description="Dagster workspace file; workspace.yaml of the project if unset.")
+    redis_url: str | None = None
+    s3_endpoint: str | None = Field(default=None, description="Endpoint of a real S3; a folder below home if unset.")
+    s3_access_key: str | None = Field(default=None, repr=False)
+    s3_secret_key: str | None = Field(default=None, repr=False)
+    s3_region: str = "us-east-1"
+    datasets_bucket: str = "datasets"
+    artifacts_bucket: str = "artifacts"
+    extra_buckets: list[str] = Field(default=[], description="More buckets that a DatasetAgent may read.")
+    model_roots: list[Path] = Field(default=[], description="Folders from which base models may be loaded by path.")
+    notebook_roots: list[Path] = Field(default=[], description="More folders whose notebooks a NotebookAgent may run.")
+    max_upload_bytes: int = 5 * 2**30
+    max_body_bytes: int = 2 * 2**20
+    max_streams_per_client: int = 500
+    max_concurrent_runs: int = 2
+    threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
+
+    @cached_property
+    def root(self) -> Path:
+        """The home folder, absolute, made on first use."""
+        path = self.home.expanduser().resolve()
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def work(self) -> Path:
+        """Where running nodes keep what is not yet an artifact (checkpoints, temporary files)."""
+        path = self.root / "work"
+        path.mkdir(exist_ok=True)
+        return path
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of Dagster's instance (`DAGSTER_HOME`)."""
+        path = self.root / "dagster"
+        path.mkdir(exist_ok=True)
+        return path
+
+    @property
+    def services_file(self) -> Path:
+        """Where the supervisor writes which process runs which service (see `llm_platform.supervisor`)."""
+        return self.root / "services.json"
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.root / 'platform.db'}"
+
+    @property
+    def resolved_mlflow_url(self) -> str:
+        return self.mlflow_url or f"sqlite:///{self.root / 'mlflow.db'}"

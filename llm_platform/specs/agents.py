@@ -1,0 +1,162 @@
+"""The typed configuration of each agent class.
+
+The names are public: REST, Dagster's launchpad, notebooks and the SDKs all show them.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from llm_platform.specs.base import NAME, Spec
+
+Format = Literal["csv", "json", "jsonl", "parquet", "txt"]
+Column = Annotated[str, Field(min_length=1, max_length=200)]
+Metric = Literal["accuracy", "f1", "loss", "perplexity"]
+ExportFormat = Literal["adapter", "merged"]
+
+
+class AgentClass(StrEnum):
+    """What a node does. The order is the order of the stages."""
+
+    DATASET = "DatasetAgent"
+    VALIDATION = "ValidationAgent"
+    PREPROCESSING = "PreprocessingAgent"
+    TRAINING = "TrainingAgent"
+    EVALUATION = "EvaluationAgent"
+    EXPORT = "ExportAgent"
+    NOTEBOOK = "NotebookAgent"
+
+
+class DatasetConfig(Spec):
+    """Which rows a pipeline works on: an uploaded dataset, or a file by its address."""
+
+    file_path: str | None = Field(default=None, max_length=1024, description="Address of a file, s3://bucket/key.")
+    dataset_id: str | None = Field(default=None, pattern=r"^ds_[A-Za-z0-9]{1,64}$", description="An uploaded dataset.")
+    format: Format | None = Field(default=None, description="Detected from the content if not given.")
+    columns: list[Column] | None = Field(default=None, min_length=1, max_length=1000, description="Columns to keep.")
+    limit: int | None = Field(default=None, ge=1, le=10**12, description="Use only the first rows, this many.")
+
+
+class ValidationRules(Spec):
+    """What the rows must fulfil, beyond being readable."""
+
+    required_columns: list[Column] = Field(default=[], max_length=1000)
+    max_null_share: float = Field(default=0.0, ge=0, le=1, description="Allowed share of empty cells, per column.")
+    max_duplicate_share: float = Field(default=1.0, ge=0, le=1, description="Allowed share of repeated rows.")
+
+
+class ValidationConfig(Spec):
+    rules: ValidationRules = ValidationRules()
+    on_error: Literal["fail", "drop", "warn"] = Field(
+        default="fail", description="fail the job, drop the rows that break a rule, or only say so."
+    )
+
+
+class SplitConfig(Spec):
+    """Shares of the rows; they add up to 1."""
+
+    train: float = Field(default=0.8, gt=0, le=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> SplitConfig:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, validation and test must add up to 1; they add up to {total:g}")
+        return self
+
+
+class TemplateMapping(Spec):
+    """Which column fills which slot of the template."""
+
+    instruction: Column = "instruction"
+    input: Column | None = None
+    output: Column = "output"
+
+
+class PreprocessingConfig(Spec):
+    base_model: str = Field(min_length=1, max_length=1024, description="Hub id, cached model or allowed folder; its tokenizer is used.")
+    clean: bool = True
+    dedup: bool = True
+    template: Literal["alpaca"] = "alpaca"
+    template_mapping: TemplateMapping = TemplateMapping()
+    max_length: int = Field(default=1024, ge=8, le=1_048_576, description="Longest row, in tokens.")
+    truncation: Literal["drop", "fail"] = Field(default="drop", description="What happens to rows over max_length.")
+    split: SplitConfig = SplitConfig()
+    seed: int = Field(default=42, ge=0, lt=2**32)
+
+
+class TrainingConfig(Spec):
+    method: Literal["lora"] = "lora"
+    model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", description="Name in the registry.")
+    lora_r: int = Field(default=16, ge=1, le=1024)
+    lora_alpha: float = Field(default=32, gt=0, le=65_536)
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    target_modules: list[Column] | Literal["all-linear"] = "all-linear"
+    epochs: int = Field(default=1, ge=1, le=10_000)
+    max_steps: int | None = Field(default=None, ge=1, le=10**9, description="Optimizer steps; wins over epochs.")
+    batch_size: int = Field(default=8, ge=1, le=4096, description="Rows per forward pass.")
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=4096)
+    learning_rate: float = Field(default=2e-4, gt=0, le=10)
+    lr_scheduler: Literal["linear", "cosine", "constant"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0, le=10)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
+    checkpoint_every: int = Field(default=100, ge=1, le=10**9, description="Optimizer steps between checkpoints.")
+    seed: int = Field(default=42, ge=0, lt=2**32)
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_empty(cls, value: list[str] | str) -> list[str] | str:
+        if not value:
+            raise ValueError("name at least one module, or say 'all-linear'")
+        return value
+
+
+class EvaluationConfig(Spec):
+    metrics: list[Metric] = Field(default=["accuracy", "f1", "loss", "perplexity"], min_length=1, max_length=4)
+    max_samples: int = Field(default=200, ge=1, le=10**9)
+    max_new_tokens: int = Field(default=64, ge=1, le=65_536)
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    dataset_id: str | None = Field(
+        default=None, pattern=r"^ds_[A-Za-z0-9]{1,64}$", description="Score on this dataset instead of the test split."
+    )
+    include_base: bool = Field(default=True, description="Score the base model on the same rows too.")
+
+
+class ExportConfig(Spec):
+    formats: list[ExportFormat] = Field(default=["adapter", "merged"], min_length=1, max_length=2)
+
+
+class NotebookConfig(Spec):
+    notebook: str = Field(default="evaluate_model", pattern=NAME, description="Name of an allowed notebook, without .ipynb.")
+    parameters: dict[str, str | int | float | bool | None] = Field(default={}, max_length=100)
+    timeout: int = Field(default=600, ge=1, le=86_400, description="Seconds the whole notebook may take.")
+
+
+AgentConfig = DatasetConfig | ValidationConfig | PreprocessingConfig | TrainingConfig | EvaluationConfig | ExportConfig | NotebookConfig
+
+CONFIGS: dict[AgentClass, type[AgentConfig]] = {
+    AgentClass.DATASET: DatasetConfig,
+    AgentClass.VALIDATION: ValidationConfig,
+    AgentClass.PREPROCESSING: PreprocessingConfig,
+    AgentClass.TRAINING: TrainingConfig,
+    AgentClass.EVALUATION: EvaluationConfig,
+    AgentClass.EXPORT: ExportConfig,
+    AgentClass.NOTEBOOK: NotebookConfig,
+}
+
+STAGES: dict[AgentClass, str] = {
+    AgentClass.DATASET: "dataset",
+    AgentClass.VALIDATION: "validation",
+    AgentClass.PREPROCESSING: "preprocessed_splits",
+    AgentClass.TRAINING: "adapters",
+    AgentClass.EVALUATION: "evaluations",
+    AgentClass.EXPORT: "exports",
+    AgentClass.NOTEBOOK: "notebook_reports",
+}
+"""The Dagster asset that each agent class materializes."""

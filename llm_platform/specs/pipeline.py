@@ -1,0 +1,262 @@
+"""The pipeline graph: parsing it with every error at once, and turning it into Dagster run config."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from llm_platform.errors import InvalidConfig, InvalidInput
+from llm_platform.specs.agents import CONFIGS, STAGES, AgentClass, AgentConfig, DatasetConfig
+from llm_platform.specs.base import NAME, Spec, problems
+
+MAX_NODES = 100
+MAX_EDGES = 1000
+
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+@dataclass(frozen=True)
+class EdgeRule:
+    """Which agent classes a node accepts edges from, and how many it needs."""
+
+    sources: frozenset[AgentClass]
+    least: int = 1
+    most: int | None = None
+
+
+EDGE_RULES: dict[AgentClass, EdgeRule] = {
+    AgentClass.DATASET: EdgeRule(frozenset(), least=0, most=0),
+    AgentClass.VALIDATION: EdgeRule(frozenset({AgentClass.DATASET}), most=1),
+    AgentClass.PREPROCESSING: EdgeRule(frozenset({AgentClass.DATASET, AgentClass.VALIDATION})),
+    AgentClass.TRAINING: EdgeRule(frozenset({AgentClass.PREPROCESSING}), most=1),
+    AgentClass.EVALUATION: EdgeRule(frozenset({AgentClass.TRAINING})),
+    AgentClass.EXPORT: EdgeRule(frozenset({AgentClass.TRAINING})),
+    AgentClass.NOTEBOOK: EdgeRule(frozenset(set(AgentClass) - {AgentClass.NOTEBOOK}), least=0),
+}
+
+
+class Node(Spec):
+    agent_name: Name
+    agent_class: str = Field(max_length=200)
+    config: dict[str, Any] = {}
+
+
+class Edge(Spec):
+    from_agent: str = Field(max_length=200)
+    to_agent: str = Field(max_length=200)
+
+
+class GlobalConfig(Spec):
+    max_retries: int = Field(default=0, ge=0, le=10, description="Retries of a node whose failure can pass by itself.")
+
+
+class PipelineConfig(Spec):
+    """A graph of agents. Parse one with `parse_pipeline`, which also checks the graph."""
+
+    run_id: Name | None = None
+    nodes: list[Node]
+    edges: list[Edge] = []
+    global_config: GlobalConfig = GlobalConfig()
+
+
+class JobRequest(Spec):
+    """The body of POST /jobs."""
+
+    pipeline_config: PipelineConfig
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node, typed: what it does, its config, and the names of the nodes whose edges lead to it."""
+
+    agent_name: str
+    agent_class: AgentClass
+    config: AgentConfig
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A pipeline config whose every field and edge was checked. `nodes` are in stage order."""
+
+    config: PipelineConfig
+    nodes: tuple[NodeSpec, ...]
+
+    def node(self, name: str) -> NodeSpec:
+        return next(node for node in self.nodes if node.agent_name == name)
+
+    def of_class(self, agent_class: AgentClass) -> list[NodeSpec]:
+        return [node for node in self.nodes if node.agent_class is agent_class]
+
+
+def parse_job_request(body: Any) -> Pipeline:
+    """The checked pipeline of a POST /jobs body. Raises InvalidInput or InvalidConfig with every error found."""
+    found = problems(JobRequest, _without_nodes_limit(body))
+    if found:
+        raise InvalidInput("Input validation failed", errors=[{**item, "agent": None} for item in found])
+    return check_pipeline(JobRequest.model_validate(body).pipeline_config)
+
+
+def parse_pipeline(data: Any) -> Pipeline:
+    """The same for a bare pipeline config, as notebooks and the command line have it."""
+    return parse_job_request({"pipeline_config": data})
+
+
+def _without_nodes_limit(body: Any) -> Any:
+    """Refuses an oversized graph before each of its nodes is looked at."""
+    config = body.get("pipeline_config") if isinstance(body, dict) else None
+    if isinstance(config, dict):
+        for field, most in (("nodes", MAX_NODES), ("edges", MAX_EDGES)):
+            items = config.get(field)
+            if isinstance(items, list) and len(items) > most:
+                raise InvalidConfig(
+                    f"A pipeline has at most {most} {field}; this one has {len(items)}",
+                    errors=[{"field": field, "agent": None, "message": f"at most {most} {field}"}],
+                )
+    return body
+
+
+def check_pipeline(config: PipelineConfig) -> Pipeline:
+    """Checks each node's config, then the graph."""
+    graph = _class_errors(config)
+    if graph:
+        raise _config_error(graph)
+    wrong = [item for node in config.nodes for item in _config_problems(node)]
+    if wrong:
+        classes = dict.fromkeys(node.agent_class for node in config.nodes if any(w["agent"] == node.agent_name for w in wrong))
+        raise InvalidInput(f"Input validation failed for {', '.join(classes)}", errors=wrong)
+    graph = _edge_errors(config)
+    if graph:
+        raise _config_error(graph)
+    order = list(AgentClass)
+    nodes = [
+        NodeSpec(
+            agent_name=node.agent_name,
+            agent_class=AgentClass(node.agent_class),
+            config=CONFIGS[AgentClass(node.agent_class)].model_validate(node.config),
+            inputs=tuple(edge.from_agent for edge in config.edges if edge.to_agent == node.agent_name),
+        )
+        for node in config.nodes
+    ]
+    return Pipeline(config, tuple(sorted(nodes, key=lambda node: order.index(node.agent_class))))
+
+
+def _config_error(errors: list[dict[str, Any]]) -> InvalidConfig:
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return InvalidConfig(f"{errors[0]['message']}{more}", errors=errors[:100])
+
+
+def _class_errors(config: PipelineConfig) -> list[dict[str, Any]]:
+    if not config.nodes:
+        return [{"field": "nodes", "agent": None, "message": "The pipeline has no nodes; give at least one"}]
+    errors = []
+    for name, count in Counter(node.agent_name for node in config.nodes).items():
+        if count > 1:
+            errors.append(
+                {"field": "agent_name", "agent": name, "message": f"Node name '{name}' is used {count} times; names must be unique"}
+            )
+    allowed = ", ".join(AgentClass)
+    for node in config.nodes:
+        if node.agent_class not in set(AgentClass):
+            message = f"Unknown agent class '{node.agent_class}' of node '{node.agent_name}'; allowed are {allowed}"
+            errors.append({"field": "agent_class", "agent": node.agent_name, "message": message})
+    return errors
+
+
+def _config_problems(node: Node) -> list[dict[str, Any]]:
+    model = CONFIGS[AgentClass(node.agent_class)]
+    found = problems(model, node.config)
+    if model is DatasetConfig and not found:
+        config = DatasetConfig.model_validate(node.config)
+        if config.file_path is None and config.dataset_id is None:
+            found = [{"field": "file_path", "message": "field required"}]
+        elif config.file_path is not None and config.dataset_id is not None:
+            found = [{"field": "dataset_id", "message": "give file_path or dataset_id, not both"}]
+    return [{"field": item["field"], "agent": node.agent_name, "message": item["message"]} for item in found]
+
+
+def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
+    classes = {node.agent_name: AgentClass(node.agent_class) for node in config.nodes}
+    errors: list[dict[str, Any]] = []
+
+    def wrong(name: str, message: str) -> None:
+        errors.append({"field": "edges", "agent": name, "message": message})
+
+    for (source, target), count in Counter((edge.from_agent, edge.to_agent) for edge in config.edges).items():
+        missing = [name for name in dict.fromkeys((source, target)) if name not in classes]
+        if missing:
+            wrong(target, f"Edge '{source}' -> '{target}' names a node that is not there: {', '.join(missing)}")
+            continue
+        if count > 1:
+            wrong(target, f"Edge '{source}' -> '{target}' is given {count} times")
+        if source == target:
+            wrong(target, f"Node '{source}' has an edge to itself")
+        elif classes[source] not in EDGE_RULES[classes[target]].sources:
+            sources = sorted(EDGE_RULES[classes[target]].sources) or ["nothing"]
+            wrong(
+                target,
+                f"Node '{target}' ({classes[target]}) takes no edge from '{source}' ({classes[source]}); it takes {', '.join(sources)}",
+            )
+    cycle = _cycle(config)
+    if cycle:
+        wrong(cycle[0], f"The edges form a cycle: {' -> '.join([*cycle, cycle[0]])}")
+    if not errors:
+        for node in config.nodes:
+            rule = EDGE_RULES[classes[node.agent_name]]
+            count = sum(edge.to_agent == node.agent_name for edge in config.edges)
+            if count < rule.least or (rule.most is not None and count > rule.most):
+                need = f"exactly {rule.least}" if rule.least == rule.most else f"at least {rule.least}"
+                wrong(
+                    node.agent_name,
+                    f"Node '{node.agent_name}' ({node.agent_class}) needs {need} edge from {' or '.join(sorted(rule.sources))}; it has {count}",
+                )
+    return errors
+
+
+def _cycle(config: PipelineConfig) -> list[str]:
+    """The nodes of one cycle of two or more, in order; empty if there is none."""
+    targets: dict[str, list[str]] = {}
+    for edge in config.edges:
+        if edge.from_agent != edge.to_agent:
+            targets.setdefault(edge.from_agent, []).append(edge.to_agent)
+    done: set[str] = set()
+    for start in targets:
+        path: list[str] = []
+        stack = [(start, iter(targets.get(start, ())))]
+        if start in done:
+            continue
+        path.append(start)
+        while stack:
+            following = stack[-1][1]
+            nxt = next(following, None)
+            if nxt is None:
+                stack.pop()
+                done.add(path.pop())
+            elif nxt in path:
+                return path[path.index(nxt) :]
+            elif nxt not in done:
+                path.append(nxt)
+                stack.append((nxt, iter(targets.get(nxt, ()))))
+    return []
+
+
+def run_config(pipeline: Pipeline) -> dict[str, Any]:
+    """Dagster run config of a pipeline: per stage a list of nodes of one type, under the stage's asset."""
+    retries = pipeline.config.global_config.max_retries
+    ops: dict[str, Any] = {}
+    for agent_class, stage in STAGES.items():
+        nodes = [
+            {"agent_name": node.agent_name, "inputs": list(node.inputs), "config": node.config.model_dump(mode="json")}
+            for node in pipeline.of_class(agent_class)
+        ]
+        if nodes:
+            ops[stage] = {"config": {"nodes": nodes, "max_retries": retries}}
+    return {"ops": ops}
+
+
+def stages(pipeline: Pipeline) -> list[str]:
+    """The assets that a run of this pipeline materializes, in order."""
+    return [stage for agent_class, stage in STAGES.items() if pipeline.of_class(agent_class)]

@@ -1,0 +1,12 @@
+"""Starts, watches, restarts and stops the platform's processes as one (`llm-platform up`).
+
+platform.py    which processes make up the platform: their command lines, ports and environment
+supervisor.py  the loop that keeps a list of services running, whatever they are
+service.py     one service: how it is described, and the child process that runs it
+home.py        one supervisor per home folder: the lock, and the file in which /health finds the processes
+sweep.py       finds and ends every process of an instance by a marker in its environment
+guardian.py    a tiny process that sweeps when the supervisor itself was killed
+leash.py       replaces itself by a command that ends when its parent does
+serve.py       runs the API on a listening socket that the supervisor holds
+view.py        what a person sees in the terminal
+"""

@@ -1,0 +1,188 @@
+"""Which processes make up the platform: their command lines, ports and environment.
+
+| service           | what it runs                                              | listens on                       |
+|-------------------|-----------------------------------------------------------|----------------------------------|
+| api               | the REST API; started first, so that /health answers soon | the host and port that were asked for |
+| dagster-code      | one code server, shared by the other Dagster processes    | loopback, a free port            |
+| mlflow            | one MLflow worker over SQLite; artifacts pass through it  | loopback, a free port            |
+| dagster-webserver | the Dagster UI                                            | loopback, a free port            |
+| dagster-daemon    | the run queue, sensors, schedules, run monitoring         | nothing                          |
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from llm_platform.errors import Conflict, InvalidConfig, PlatformError
+from llm_platform.registry import serve as mlflow
+from llm_platform.settings import Settings
+from llm_platform.supervisor.home import Home
+from llm_platform.supervisor.service import Service
+from llm_platform.supervisor.supervisor import Supervisor
+from llm_platform.supervisor.view import View
+
+LOCATION = "llm_platform"
+_LOOPBACK = "127.0.0.1"
+
+
+def up(settings: Settings, *, host: str = _LOOPBACK, port: int = 8000, verbose: bool = False, console: Console | None = None) -> int:
+    """Runs the platform in the foreground until it is asked to stop. Port 0 is a free one."""
+    console = console or Console()
+    home = Home(settings.root)
+    with listen(host, port) as listener:
+        ports = {name: free_port() for name in ("dagster-code", "mlflow", "dagster-webserver")}
+        services = platform_services(settings, listener, host, ports)
+        addresses = {
+            "API": next(service.url or "" for service in services if service.name == "api"),
+            "API documentation": f"{services[0].url}/docs",
+            "Dagster UI": f"http://{_LOOPBACK}:{ports['dagster-webserver']}",
+            "MLflow UI": settings.mlflow_url or f"http://{_LOOPBACK}:{ports['mlflow']}",
+            "Home folder": str(settings.root),
+            "Logs": str(home.logs),
+        }
+        view = View(console, [service.name for service in services], addresses, home.logs, verbose=verbose)
+        write_dagster_files(settings, ports["dagster-code"])
+        return Supervisor(home, services, environment=environment(settings, ports["mlflow"]), watcher=view).run()
+
+
+def platform_services(settings: Settings, listener: socket.socket, host: str, ports: dict[str, int]) -> list[Service]:
+    """The services of the embedded profile; MLflow is left out where the settings name a server of the operator's."""
+    python = sys.executable
+    api_port = listener.getsockname()[1]
+    reachable = _LOOPBACK if host in {"0.0.0.0", "::", ""} else host
+    api_url = f"http://[{reachable}]:{api_port}" if ":" in reachable else f"http://{reachable}:{api_port}"
+    webserver_url = f"http://{_LOOPBACK}:{ports['dagster-webserver']}"
+    # Threads that allocate get arenas of their own, whose pages glibc rarely gives back. Not for the code server: what it starts trains.
+    few_arenas = {"MALLOC_ARENA_MAX": "2"}
+    api = Service(
+        "api",
+        (python, "-m", "llm_platform.supervisor.serve", str(listener.fileno()), "api.main:create_app"),
+        environment=few_arenas,
+        url=api_url,
+        probe=f"{api_url}/health",
+        pass_fds=(listener.fileno(),),
+    )
+    code = Service(
+        "dagster-code",
+        [
+            *(python, "-m", "dagster", "api", "grpc", "-m", "dagster_project.definitions", "--location-name", LOCATION),
+            *("--host", _LOOPBACK, "--port", str(ports["dagster-code"]), "--use-python-environment-entry-point"),
+        ],
+        probe=f"tcp://{_LOOPBACK}:{ports['dagster-code']}",
+        stop_rank=1,
+        grace=5.0,  # the run workers are of its process group, and write down that their runs were interrupted
+    )
+    webserver = Service(
+        "dagster-webserver",
+        [
+            *(python, "-m", "dagster_webserver", "-w", str(workspace_file(settings))),
+            *("--host", _LOOPBACK, "--port", str(ports["dagster-webserver"]), "--suppress-warnings"),
+        ],
+        environment=few_arenas,
+        url=webserver_url,
+        probe=f"{webserver_url}/server_info",
+        after=("dagster-code",),
+        stop_rank=1,
+    )
+    daemon = Service(
+        "dagster-daemon",
+        (python, "-m", "dagster._daemon", "run", "-w", str(workspace_file(settings))),
+        environment=few_arenas,
+        after=("dagster-code",),
+        stop_rank=1,
+    )
+    services = [api, code, daemon, webserver]
+    if settings.mlflow_url is None:
+        services.insert(2, mlflow_service(settings, ports["mlflow"], few_arenas))
+    return services
+
+
+def mlflow_service(settings: Settings, port: int, environment: dict[str, str]) -> Service:
+    url = f"http://{_LOOPBACK}:{port}"
+    return Service(
+        "mlflow",
+        mlflow.command(settings.resolved_mlflow_url, settings.root / "mlartifacts", port),
+        environment=environment,
+        url=url,
+        probe=f"{url}/health",
+        stop_rank=2,
+        grace=2.0,
+    )
+
+
+def environment(settings: Settings, mlflow_port: int) -> dict[str, str]:
+    """What all services and everything that they start inherit."""
+    inherited = dict(os.environ)
+    if any(name.lower() in {"http_proxy", "all_proxy"} for name in inherited):
+        inherited["NO_PROXY"] = inherited["no_proxy"] = ",".join(
+            filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), _LOOPBACK, "localhost"])
+        )
+    return {
+        **inherited,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
+        "PYTHONUNBUFFERED": "1",
+        "LLM_PLATFORM_HOME": str(settings.root),
+        "LLM_PLATFORM_MLFLOW_URL": settings.mlflow_url or f"http://{_LOOPBACK}:{mlflow_port}",
+        "LLM_PLATFORM_WORKSPACE": str(workspace_file(settings)),
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "DAGSTER_DISABLE_TELEMETRY": "yes",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }
+
+
+def workspace_file(settings: Settings) -> Path:
+    return settings.root / "workspace.yaml"
+
+
+def write_dagster_files(settings: Settings, code_port: int) -> None:
+    """Dagster's instance configuration, copied anew so that an upgrade reaches old homes, and where its code server listens."""
+    spec = importlib.util.find_spec("dagster_project")
+    if spec is None or not spec.submodule_search_locations:
+        raise InvalidConfig(
+            "The package dagster_project is not installed; install the platform with its extra: pip install 'llm-platform[server]'"
+        )
+    shutil.copyfile(Path(next(iter(spec.submodule_search_locations))) / "dagster.yaml", settings.dagster_home / "dagster.yaml")
+    server = {"host": _LOOPBACK, "port": code_port, "location_name": LOCATION}
+    workspace_file(settings).write_text(json.dumps({"load_from": [{"grpc_server": server}]}) + "\n")  # JSON is YAML
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket, or an error that says what to do."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(2048)
+        except BaseException:
+            listener.close()
+            raise
+    except OSError as error:
+        raise _refusal(host, port, error) from error
+    return listener
+
+
+def _refusal(host: str, port: int, error: OSError) -> PlatformError:
+    if error.errno == errno.EADDRINUSE:
+        return Conflict(f"Port {port} on {host} is in use. Choose another with --port NUMBER, or a free one with --port 0.", port=port)
+    if error.errno == errno.EACCES:
+        return InvalidConfig(f"Port {port} needs more rights than this user has. Choose one above 1023 with --port NUMBER.", port=port)
+    return InvalidConfig(f"Cannot listen on {host}: {error.strerror or error}. Choose an address of this machine with --host.", host=host)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,28 @@
+"""Run an ASGI application on a listening socket that was inherited: `python -m llm_platform.supervisor.serve FD MODULE:FACTORY`.
+
+The supervisor holds the API's socket, so that connections that arrive while the API restarts wait for it instead of being refused, and
+no other program can take the port. (`uvicorn --fd` takes a TCP socket for a Unix one and so leaves out TCP_NODELAY.)
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+
+def main() -> None:
+    descriptor, factory = sys.argv[1:]
+    config = uvicorn.Config(
+        factory,
+        factory=True,
+        access_log=False,
+        # A log stream ends only with its job: do not wait for those who still read one.
+        timeout_graceful_shutdown=1,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(descriptor))])
+
+
+if __name__ == "__main__":
+    main()

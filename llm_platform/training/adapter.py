@@ -1,0 +1,155 @@
+"""The LoRA adapter: put on a base model, saved in peft's standard format, and loaded again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from llm_platform.errors import InvalidConfig
+from llm_platform.specs import TrainingConfig
+from llm_platform.training.base_model import TOKENIZER_FILES, model_digest
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TRAINING = "training.json"
+
+
+def linear_modules(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
+    """Full names of the linear layers that can be adapted: all but the output head.
+
+    The head is left out because it is often the embedding itself; an adapter on one of two tied weights cannot be merged.
+    """
+    head = model.get_output_embeddings()
+    return {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D) and module is not head}
+
+
+def lora_config(config: TrainingConfig, model: PreTrainedModel) -> LoraConfig:
+    """peft's configuration of an adapter. Raises InvalidConfig if a target module is not a linear layer of this model."""
+    linear = linear_modules(model)
+    leaves = sorted({name.rpartition(".")[2] for name in linear})
+    wanted = leaves if config.target_modules == "all-linear" else config.target_modules
+    unknown = [name for name in wanted if not any(_targets(name, module) for module in linear)]
+    if unknown:
+        raise InvalidConfig(
+            f"target_modules names {', '.join(repr(name) for name in unknown)}, which this base model has no linear layer for; "
+            f"it has {', '.join(leaves)} (or say 'all-linear')",
+            unknown=unknown,
+            available=leaves,
+        )
+    return LoraConfig(
+        r=config.lora_r,
+        lora_alpha=cast(int, config.lora_alpha),  # peft only ever divides it by r
+        lora_dropout=config.lora_dropout,
+        target_modules=wanted,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for name, module in linear.items() if any(_targets(w, name) for w in wanted)),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _targets(wanted: str, module: str) -> bool:
+    return module == wanted or module.endswith("." + wanted)
+
+
+def attach(model: PreTrainedModel, config: TrainingConfig, base_name: str) -> PeftModel:
+    """The base model, frozen, with a fresh adapter whose start depends on `config.seed` alone."""
+    peft_config = lora_config(config, model)
+    torch.manual_seed(config.seed)
+    with _quiet_peft():
+        attached = get_peft_model(model, peft_config)
+    peft_config.base_model_name_or_path = base_name  # where get_peft_model put the local folder
+    return cast(PeftModel, attached)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft 0.21 reads a property that transformers 5.23 renamed; the warning is for peft's authors."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+        yield
+
+
+def causal_model(model: PeftModel) -> PreTrainedModel:
+    """The transformers model inside, with the adapter's layers in it."""
+    return cast(PreTrainedModel, model.get_base_model())
+
+
+def trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_adapter(model: PeftModel, base_model: Path, eos: int, training: dict[str, Any], folder: Path) -> None:
+    """Writes what peft, transformers and llm_platform need to use the adapter, by the base model's public name."""
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    config = model.peft_config["default"]
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    config.inference_mode = False
+    path = folder / "adapter_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order would change from process to process
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True), "utf-8")
+    copy_tokenizer(base_model, folder)
+    generation_config(causal_model(model), eos).save_pretrained(folder)
+    (folder / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True), "utf-8")
+
+
+def generation_config(model: PreTrainedModel, eos: int) -> GenerationConfig:
+    """Greedy, and ends at the token that was trained to end an answer, as well as at those that the base model ends at."""
+    known = model.generation_config.eos_token_id if model.generation_config else None
+    ends = sorted({eos, *(known if isinstance(known, list) else [] if known is None else [known])})
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=model.config.bos_token_id,
+        eos_token_id=ends if len(ends) > 1 else ends[0],
+        pad_token_id=model.config.pad_token_id if model.config.pad_token_id is not None else eos,
+    )
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """`base` with the adapter of a folder, frozen, in evaluation mode. Raises InvalidConfig if it does not fit the base whole."""
+    if not (folder / ADAPTER_WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
+        raise InvalidConfig(f"The folder is no adapter: it lacks {ADAPTER_WEIGHTS} or adapter_config.json")
+    try:
+        with _quiet_peft():
+            model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise InvalidConfig(f"The adapter does not fit this base model: {str(error).replace(str(folder), 'its folder')[:500]}") from error
+    return model.eval()
+
+
+def check_base(adapter: Path, base_model: Path) -> None:
+    """Raises InvalidConfig if the adapter says that it was trained on other base weights."""
+    path = adapter / TRAINING
+    if not path.is_file():
+        return  # Made elsewhere; peft checks the shapes.
+    trained_on = json.loads(path.read_text("utf-8"))["digests"]["base"]
+    if trained_on != model_digest(base_model):
+        raise InvalidConfig("The adapter was trained on other base weights than these; its answers would be meaningless")
+
+
+def ends(folder: Path) -> list[int]:
+    """The token ids that end an answer, from a folder's generation_config.json or, failing that, config.json."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        found = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+        if found is not None:
+            return found if isinstance(found, list) else [found]
+    raise InvalidConfig("Neither generation_config.json nor config.json names the token that ends an answer (eos_token_id)")

@@ -1,0 +1,95 @@
+"""Which rows are trained together, in which order, and as which tensors.
+
+Rows are grouped by length: each epoch's random order is cut into pools of `POOL` batches, each pool is sorted by length and
+cut into batches, and the batches are shuffled. So a batch has little padding, yet its company changes from epoch to epoch
+(the idea of Hugging Face's LengthGroupedSampler). The largest batch comes first: if memory is short, that shows at once.
+
+The order depends on (seed, epoch) alone, so an optimizer step's number is the whole position to resume from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llm_platform.training.rows import Rows
+
+POOL = 64
+
+
+def epoch_batches(lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Row indices of each batch of an epoch, every row exactly once; the one with most tokens, padding included, comes first."""
+    random = np.random.default_rng([seed, epoch])
+    order = random.permutation(len(lengths))
+    batches: list[NDArray[np.int64]] = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = order[start : start + POOL * batch_size]
+        # Descending, and stable: rows of one length keep their random order, and the short batch is the one of short rows.
+        pool = pool[np.argsort(-lengths[pool], kind="stable")]
+        batches.extend(pool[i : i + batch_size] for i in range(0, len(pool), batch_size))
+    batches = [batches[i] for i in random.permutation(len(batches))]
+    largest = max(range(len(batches)), key=lambda i: len(batches[i]) * int(lengths[batches[i]].max()))
+    return [batches.pop(largest), *batches]
+
+
+def by_length(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[np.int64]]:
+    """Batches for a pass without training: longest first."""
+    order = np.argsort(-lengths, kind="stable")
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where each optimizer step's batches are. A step never spans two epochs; an epoch's last step may have fewer batches."""
+
+    lengths: NDArray[np.int64]
+    batch_size: int
+    accumulation: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return ceil(ceil(len(self.lengths) / self.batch_size) / self.accumulation)
+
+    def epoch(self, number: int) -> list[list[NDArray[np.int64]]]:
+        """Per step of this epoch, its batches."""
+        batches = epoch_batches(self.lengths, self.batch_size, self.seed, number)
+        return [batches[i : i + self.accumulation] for i in range(0, len(batches), self.accumulation)]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`input_ids[B, T]`, padded on the right. `positions[L]` index the B*T hidden states that predict `targets[L]`."""
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    targets: torch.Tensor
+    tokens: int
+    """Tokens of the rows, padding not counted."""
+
+
+def collate(rows: Rows, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> Batch:
+    """The tensors of some rows.
+
+    The last token is cut off, as nothing is predicted from it. Padding is token 0: with causal attention and padding on the
+    right no real token ever looks at it, so no attention mask is needed and attention takes its fast path.
+    """
+    width = max(int(rows.lengths[index]) for index in indices)
+    ids = np.zeros((len(indices), width), dtype=np.int64)
+    mask = np.zeros((len(indices), width), dtype=np.bool_)
+    for place, index in enumerate(indices):
+        tokens = rows.tokens(index)
+        ids[place, : len(tokens)] = tokens
+        mask[place, : len(tokens)] = rows.trained(index)
+    row, column = np.nonzero(mask[:, 1:])
+    return Batch(
+        input_ids=torch.from_numpy(np.ascontiguousarray(ids[:, :-1])).to(device),
+        positions=torch.from_numpy(row * (width - 1) + column).to(device),
+        targets=torch.from_numpy(ids[row, column + 1]).to(device),
+        tokens=int(sum(rows.lengths[index] for index in indices)),
+    )

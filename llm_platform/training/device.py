@@ -1,0 +1,52 @@
+"""Where training runs, what it needs of it, and what to say when memory runs out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import resource
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+
+from llm_platform.errors import TrainingError
+
+LIBRARIES = ("torch", "transformers", "peft", "llm-platform")
+
+
+def pick_device(threads: int) -> tuple[torch.device, torch.dtype]:
+    """A GPU and bfloat16 if there is one, else the CPU and float32. `threads` above 0 limits PyTorch's threads."""
+    if threads > 0:
+        torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        return torch.device("cuda"), torch.bfloat16
+    return torch.device("cpu"), torch.float32
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 arithmetic on a GPU, so that float32 adapters do not slow it down; nothing on the CPU, for the sake of equal bits."""
+    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Highest memory so far: of tensors on a GPU, of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
+
+
+@contextmanager
+def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+    """Turns any form of "out of memory" into a TrainingError that says during what, and what to lower."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
+        # On the CPU PyTorch has no class of its own for it.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise TrainingError(f"Out of memory during {what}. {remedy}") from error

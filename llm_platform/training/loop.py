@@ -1,0 +1,246 @@
+"""The training loop: steps, validation, figures, and the state from which it can go on.
+
+Losses are sums over trained tokens divided by the trained tokens of the whole optimizer step, so that gradient accumulation
+gives what one large batch would (a mean of the batches' means would weigh tokens of short batches more).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from llm_platform.errors import TrainingError
+from llm_platform.reporting import Reporter
+from llm_platform.specs import TrainingConfig
+from llm_platform.training import batches
+from llm_platform.training.adapter import causal_model, trainable
+from llm_platform.training.batches import Schedule, collate
+from llm_platform.training.checkpoint import Checkpoint
+from llm_platform.training.device import autocast, explain_out_of_memory, peak_memory_mb
+from llm_platform.training.loss import loss_sum
+from llm_platform.training.result import Curve
+from llm_platform.training.rows import Rows
+
+TAIL = 20
+"""Steps whose mean loss is the final loss."""
+SHORT = 200
+"""Runs of up to this many steps report each of them."""
+REPORT_EVERY = 0.2
+"""Seconds between the METRIC lines of longer runs."""
+
+
+def learning_rate(config: TrainingConfig, step: int, total: int) -> float:
+    """The rate of a step (counted from 0): a linear warm-up that ends at the full rate, then the chosen schedule down to 0.
+
+    As in transformers.get_scheduler, but the first step already learns.
+    """
+    warmup = math.ceil(config.warmup_ratio * total)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    factor = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + math.cos(math.pi * done))}
+    return config.learning_rate * factor[config.lr_scheduler]
+
+
+@dataclass
+class Progress:
+    """The figures so far; JSON in a checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    training_seconds: float = 0.0
+    validation_seconds: float = 0.0
+    tail: list[float] = field(default_factory=list)
+    curve: Curve = field(default_factory=Curve)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Progress:
+        curve = Curve([(int(step), float(value)) for step, value in state["curve"]["points"]], state["curve"]["stride"])
+        return cls(**{**state, "curve": curve, "validation": [(int(step), float(value)) for step, value in state["validation"]]})
+
+
+class Loop:
+    """A training run in memory. `run` calls `save` with a checkpoint whenever one is due."""
+
+    def __init__(
+        self, config: TrainingConfig, model: PeftModel, rows: Rows, validation: Rows, device: torch.device, reporter: Reporter
+    ) -> None:
+        self.config = config
+        self.model = model
+        self.causal = causal_model(model)
+        self.rows = rows
+        self.validation = validation
+        self.device = device
+        self.reporter = reporter
+        self.parameters = trainable(model)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.schedule = Schedule(rows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed)
+        self.total = config.max_steps or config.epochs * self.schedule.steps_per_epoch
+        self.progress = Progress()
+
+    def run(self, save: Callable[[Checkpoint], None]) -> None:
+        """Trains from `progress.step` to the last step. Raises TrainingError, or Cancelled between steps."""
+        meter = _Meter(self)
+        per_epoch = self.schedule.steps_per_epoch
+        plan: list[list[NDArray[np.int64]]] = []
+        self.causal.train()
+        while self.progress.step < self.total:
+            self.reporter.check_cancelled()
+            epoch, index = divmod(self.progress.step, per_epoch)
+            if not plan or index == 0:
+                plan = self.schedule.epoch(epoch)
+            meter.report(*self._train_step(plan[index]))
+            step = self.progress.step
+            last = step == self.total
+            best = (step % per_epoch == 0 or last) and len(self.validation) > 0 and self._validate()
+            if best or last or step % self.config.checkpoint_every == 0:
+                save(self.checkpoint())
+
+    def _train_step(self, step_batches: list[NDArray[np.int64]]) -> tuple[float, float, float]:
+        """One optimizer step; (loss per trained token, learning rate, gradient norm before clipping)."""
+        started = time.perf_counter()
+        progress = self.progress
+        labels = int(sum(self.rows.labels[indices].sum() for indices in step_batches))
+        rate = learning_rate(self.config, progress.step, self.total)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        sums: list[torch.Tensor] = []
+        for indices in step_batches:
+            sums.append(self._backward(indices, labels))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        loss = float(sum(sums)) / labels
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise self._not_finite(step_batches, sums)
+        self.optimizer.step()
+        progress.step += 1
+        progress.tokens += int(sum(self.rows.lengths[indices].sum() for indices in step_batches))
+        progress.tail = [*progress.tail[1 - TAIL :], loss]
+        progress.curve.add(progress.step, loss)
+        progress.training_seconds += time.perf_counter() - started
+        return loss, rate, norm
+
+    def _backward(self, indices: NDArray[np.int64], labels: int) -> torch.Tensor:
+        longest = int(self.rows.lengths[indices].max())
+        with explain_out_of_memory(
+            f"step {self.progress.step + 1}, on {len(indices)} rows of up to {longest} tokens",
+            f"Lower batch_size (now {self.config.batch_size}; raise gradient_accumulation_steps to make up for it), "
+            "or lower max_length in preprocessing, or lower lora_r",
+        ):
+            batch = collate(self.rows, indices, self.device)
+            with autocast(self.device):
+                loss = loss_sum(self.causal, batch)
+            (loss / labels).backward()
+        return loss.detach()
+
+    def _not_finite(self, step_batches: list[NDArray[np.int64]], sums: list[torch.Tensor]) -> TrainingError:
+        bad = [indices for indices, value in zip(step_batches, sums, strict=True) if not math.isfinite(float(value))]
+        rows = self.rows.numbers(np.concatenate(bad or step_batches))
+        what = "loss" if bad else "gradient"
+        return TrainingError(
+            f"The {what} of step {self.progress.step + 1} is not a finite number (rows {', '.join(map(str, rows[:50]))}). "
+            "The weights are still those of the step before. Lower learning_rate, or look at these rows",
+            step=self.progress.step + 1,
+            rows=rows,
+        )
+
+    def _validate(self) -> bool:
+        """Measures the validation loss; whether it is the lowest so far."""
+        started = time.perf_counter()
+        progress = self.progress
+        loss = mean_loss(self.causal, self.validation, self.config.batch_size, self.device, self.reporter)
+        progress.validation_seconds += time.perf_counter() - started
+        best = all(loss < other for _, other in progress.validation)
+        progress.validation.append((progress.step, loss))
+        epoch = progress.step / self.schedule.steps_per_epoch
+        self.reporter.metric(f"validation loss {loss:.4f}", step=progress.step, epoch=epoch, validation_loss=loss)
+        return best
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that `restore` needs."""
+        tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer/{name}/{key}"] = value
+        tensors["rng/cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
+        last = self.progress.validation[-1] if self.progress.validation else None
+        state = {
+            "progress": asdict(self.progress),
+            "validation_loss": last[1] if last and last[0] == self.progress.step else None,
+        }
+        return Checkpoint(self.progress.step, state, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Goes on from a checkpoint of the same config and data."""
+        self.progress = Progress.from_state(saved.state["progress"])
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        with torch.no_grad():
+            for index, (name, parameter) in enumerate(self.parameters.items()):
+                parameter.copy_(saved.tensors[f"weights/{name}"])
+                prefix = f"optimizer/{name}/"
+                moments[index] = {key.removeprefix(prefix): value for key, value in saved.tensors.items() if key.startswith(prefix)}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        torch.set_rng_state(saved.tensors["rng/cpu"])
+        if self.device.type == "cuda" and "rng/cuda" in saved.tensors:
+            torch.cuda.set_rng_state(saved.tensors["rng/cuda"], self.device)
+
+
+def mean_loss(model: PreTrainedModel, rows: Rows, batch_size: int, device: torch.device, reporter: Reporter) -> float:
+    """Cross-entropy in nats per trained token over all rows. Leaves the model's mode as it was; raises TrainingError if not finite."""
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    try:
+        with torch.inference_mode():
+            for indices in batches.by_length(rows.lengths, batch_size):
+                reporter.check_cancelled()
+                with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"), autocast(device):
+                    value = float(loss_sum(model, collate(rows, indices, device)))
+                if not math.isfinite(value):
+                    numbers = rows.numbers(indices)
+                    raise TrainingError(f"The loss of rows {', '.join(map(str, numbers[:50]))} is not a finite number", rows=numbers)
+                total += value
+    finally:
+        model.train(was_training)
+    return total / int(rows.labels.sum())
+
+
+class _Meter:
+    """METRIC lines and progress, with rates of this process alone."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop = loop
+        self.first = loop.progress.step
+        self.started = self.reported = time.perf_counter()
+        self.tokens = loop.progress.tokens
+
+    def report(self, loss: float, rate: float, norm: float) -> None:
+        loop, progress = self.loop, self.loop.progress
+        loop.reporter.progress(progress.step, loop.total, "steps")
+        now = time.perf_counter()
+        if loop.total > SHORT and progress.step < loop.total and now - self.reported < REPORT_EVERY:
+            return
+        loop.reporter.metric(
+            f"step {progress.step}/{loop.total}, loss {loss:.4f}",
+            step=progress.step,
+            epoch=progress.step / loop.schedule.steps_per_epoch,
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens_per_second=(progress.tokens - self.tokens) / (now - self.reported),
+            eta_seconds=(now - self.started) / (progress.step - self.first) * (loop.total - progress.step),
+            memory_mb=peak_memory_mb(loop.device),
+        )
+        self.reported, self.tokens = now, progress.tokens

@@ -1,0 +1,71 @@
+"""What a training run ends with, and its loss curve as a picture. Needs no torch."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+
+from llm_platform.specs.base import Resource
+
+MOST_POINTS = 500
+
+
+class TrainingResult(Resource):
+    """Figures of a finished training run."""
+
+    steps: int
+    epochs: float
+    final_loss: float
+    """Mean training loss of the last `TAIL` steps, in nats per trained token: one step's loss depends on its rows."""
+    validation_loss: float | None
+    """After the last step; None if there are no validation rows."""
+    trainable_parameters: int
+    total_parameters: int
+    tokens: int
+    """Tokens seen, padding not counted."""
+    seconds: float
+    """Spent in training and validation, over all attempts whose work was kept."""
+    tokens_per_second: float
+    """While training, validation not counted."""
+    peak_memory_mb: float
+    """Of this process on the CPU, of the device's tensors on a GPU."""
+    resumed_from: int | None
+    """Step of the checkpoint that this run went on from."""
+    losses: list[tuple[int, float]]
+    validation_losses: list[tuple[int, float]]
+    device: str
+    versions: dict[str, str]
+
+
+@dataclass
+class Curve:
+    """(step, value) points, at most about `MOST_POINTS`: every `stride`-th step, the stride doubling when they get too many."""
+
+    points: list[tuple[int, float]] = field(default_factory=list)
+    stride: int = 1
+
+    def add(self, step: int, value: float) -> None:
+        if (step - 1) % self.stride:
+            return
+        self.points.append((step, value))
+        if len(self.points) > MOST_POINTS:
+            self.stride *= 2
+            self.points = [point for point in self.points if (point[0] - 1) % self.stride == 0]
+
+
+def loss_png(result: TrainingResult) -> bytes:
+    """The loss curve as a PNG of 800 x 450 pixels."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*result.losses, strict=True), linewidth=1, label="training")
+    if result.validation_losses:
+        axes.plot(*zip(*result.validation_losses, strict=True), marker="o", label="validation")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats per token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getvalue()

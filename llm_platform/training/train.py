@@ -1,0 +1,143 @@
+"""LoRA fine-tuning: `train(config, base_model, splits, out, work, reporter, base_name=...)`.
+
+An ordinary function that knows nothing of who calls it. float32 on the CPU, where the same seed gives the same bits, also
+after a kill and a resume; bfloat16 with float32 adapters on a GPU. The loop is our own: length-grouped batches, logits
+only where a token is trained, a fused optimizer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from llm_platform.errors import DatasetError
+from llm_platform.reporting import Reporter
+from llm_platform.specs import TrainingConfig
+from llm_platform.training import adapter, checkpoint
+from llm_platform.training.base_model import load, model_digest
+from llm_platform.training.checkpoint import Checkpoint
+from llm_platform.training.device import peak_memory_mb, pick_device, versions
+from llm_platform.training.folders import whole_folder
+from llm_platform.training.loop import Loop
+from llm_platform.training.result import TrainingResult
+from llm_platform.training.rows import Rows, check_rows, read_rows
+
+NO_EFFECT = {"model_name", "checkpoint_every"}
+"""Fields of the config that do not change the weights, so that a checkpoint made under others is as good."""
+
+
+def train(
+    config: TrainingConfig,
+    base_model: Path,
+    splits: Path,
+    out: Path,
+    work: Path,
+    reporter: Reporter,
+    *,
+    base_name: str,
+    threads: int = 0,
+) -> TrainingResult:
+    """Trains an adapter on `splits/train.parquet` and writes it to the folder `out`, whole or not at all.
+
+    `work` keeps the checkpoints; a call with the same config, data and base goes on from the latest one there.
+    `base_name` is the public name of the base model, which is what the adapter's files call it.
+    Raises DatasetError, InvalidConfig, TrainingError, StorageError, or Cancelled.
+    """
+    device, dtype = pick_device(threads)
+    rows, validation = read_rows(splits / "train.parquet"), read_rows(splits / "validation.parquet")
+    if not len(rows):
+        raise DatasetError("The training split is empty; give more rows, or a larger share for training")
+    digests = {
+        "config": _digest(config.model_dump(mode="json", exclude=NO_EFFECT)),
+        "data": _digest([rows.digest(), validation.digest()]),
+        "base": model_digest(base_model),
+    }
+    checkpoints = work / "checkpoints"
+    saved = _checkpoint_to_resume(checkpoints, digests, reporter)
+
+    base = load(base_model, dtype)
+    _check(rows, "training", base)
+    _check(validation, "validation", base)
+    model = adapter.attach(base, config, base_name)
+    model.to(device)
+    loop = Loop(config, model, rows, validation, device, reporter)
+    if saved is not None:
+        loop.restore(saved)
+        reporter.info(f"Resuming from the checkpoint of step {saved.step}", step=saved.step)
+    trained = sum(parameter.numel() for parameter in loop.parameters.values())
+    reporter.info(
+        f"Training {trained:,} parameters on {len(rows):,} rows for {loop.total:,} steps on {device.type}",
+        rows=len(rows),
+        steps=loop.total,
+        trainable_parameters=trained,
+    )
+    verified = False
+
+    def save(made: Checkpoint) -> None:
+        nonlocal verified
+        state = {**made.state, "digests": digests, "config": config.model_dump(mode="json"), "base_name": base_name}
+        checkpoint.write(checkpoints, Checkpoint(made.step, state, made.tensors), verify=not verified)
+        verified = True
+
+    loop.run(save)
+    training: dict[str, Any] = {
+        "base_model": base_name,
+        "config": config.model_dump(mode="json"),
+        "digests": digests,
+        "steps": loop.progress.step,
+        "versions": versions(),
+    }
+    eos = int(rows.tokens(0)[-1])
+    with whole_folder(out) as partial:
+        adapter.save_adapter(model, base_model, eos, training, partial)
+    result = _result(loop, trained, saved)
+    reporter.info(f"Trained {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
+    return result
+
+
+def _checkpoint_to_resume(checkpoints: Path, digests: dict[str, str], reporter: Reporter) -> Checkpoint | None:
+    """The latest checkpoint, if it is one of this very run; those of another run are removed."""
+    saved = checkpoint.latest(checkpoints)
+    if saved is None:
+        return None
+    changed = [part for part, digest in digests.items() if saved.state["digests"].get(part) != digest]
+    if not changed:
+        return saved
+    reporter.warn(f"The checkpoints here are of another {' and '.join(changed)}; training starts anew")
+    shutil.rmtree(checkpoints)
+    return None
+
+
+def _check(rows: Rows, split: str, model: PreTrainedModel) -> None:
+    check_rows(rows, split, vocabulary=model.config.vocab_size, context=getattr(model.config, "max_position_embeddings", None))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _result(loop: Loop, trained: int, saved: Checkpoint | None) -> TrainingResult:
+    progress = loop.progress
+    return TrainingResult(
+        steps=progress.step,
+        epochs=progress.step / loop.schedule.steps_per_epoch,
+        final_loss=sum(progress.tail) / len(progress.tail),
+        validation_loss=progress.validation[-1][1] if progress.validation else None,
+        trainable_parameters=trained,
+        total_parameters=sum(parameter.numel() for parameter in loop.model.parameters()),
+        tokens=progress.tokens,
+        seconds=progress.training_seconds + progress.validation_seconds,
+        tokens_per_second=progress.tokens / progress.training_seconds,
+        peak_memory_mb=peak_memory_mb(loop.device),
+        resumed_from=saved.step if saved else None,
+        losses=progress.curve.points,
+        validation_losses=progress.validation,
+        device=torch.cuda.get_device_name(loop.device) if loop.device.type == "cuda" else "cpu",
+        versions=versions(),
+    )
