@@ -16,9 +16,10 @@ from starlette.responses import Response
 from llm_platform.errors import InvalidInput, NotFound, PlatformError, RangeNotSatisfiable, RateLimited
 from llm_platform.specs.resources import ErrorBody
 
+_BODY = {"application/json": {"schema": {"$ref": f"#/components/schemas/{ErrorBody.__name__}"}}}
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request cannot be fulfilled; the body says why."},
-    "5XX": {"model": ErrorBody, "description": "The platform failed."},
+    "4XX": {"content": _BODY, "description": "The request cannot be fulfilled; the body says why."},
+    "5XX": {"content": _BODY, "description": "The platform failed."},
 }
 """What OpenAPI says about errors, for every route."""
 
@@ -58,6 +59,8 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     """What Starlette itself refuses: unknown paths and methods."""
     if error.status_code == HTTPStatus.NOT_FOUND:
         return error_response(NotFound("There is nothing at this path", path=request.url.path[:200]))
-    response = error_response(InvalidInput(f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path[:200]}"), error.headers)
+    response = error_response(
+        InvalidInput(f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path[:200]}"), error.headers
+    )
     response.status_code = error.status_code
     return response

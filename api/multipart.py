@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -19,6 +19,9 @@ from api.body import bounded
 from llm_platform.datasets import Upload
 from llm_platform.errors import InvalidInput, PayloadTooLarge, StorageError
 from llm_platform.storage.temporary import temporary
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 MAX_PARTS = 8
 MAX_FIELD_BYTES = 1024
@@ -91,7 +94,7 @@ class _Form:
         self._values: dict[str, bytearray] = {}
         self._ended = False
 
-    def callbacks(self) -> dict[str, object]:
+    def callbacks(self) -> MultipartCallbacks:
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._header[0].extend(data[start:end]),

@@ -18,7 +18,8 @@ from llm_platform.errors import ServiceUnavailable
 from llm_platform.health import HealthMonitor, mlflow_check, redis_check
 from llm_platform.registry import Registry
 from llm_platform.settings import Settings
-from llm_platform.storage import is_abandoned, remove, storage_from
+from llm_platform.storage import storage_from
+from llm_platform.storage.temporary import is_abandoned, remove
 
 RETRY_SECONDS = 5.0
 MAX_UPLOADS = 16
@@ -61,6 +62,7 @@ class Services:
         return jobs.refresh(self.database, self.orchestrator, rows)
 
     def close(self) -> None:
+        """Blocks until the threads have ended; the log streams are closed before, in the event loop's thread."""
         self._closing.set()
         self.health.close()
         self._starter.join(timeout=5)
@@ -92,7 +94,21 @@ class Services:
             submitter.start()
             self.orchestrator, self._submitter = orchestrator, submitter
             submitter.kick()
+            # Not this thread, for which closing waits: a registry that is away takes half a minute to say so.
+            threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
             return
+
+    def _warm_up(self) -> None:
+        """Imports what the first upload and the first question about a model would wait for."""
+        import llm_platform.data.preprocess
+        import llm_platform.data.profile
+        import llm_platform.data.read  # noqa: F401
+
+        if self.settings.resolved_mlflow_url.startswith("http"):
+            try:
+                self.registry.get("model_none")
+            except Exception as error:
+                log.warning("MLflow is not there yet (%s)", type(error).__name__)
 
     def _connect(self) -> Orchestrator:
         from api.orchestrator import DagsterOrchestrator

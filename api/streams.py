@@ -12,6 +12,7 @@ import logging
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -28,6 +29,9 @@ HEARTBEAT_SECONDS = 15.0
 REMEMBERED = 1000
 """Lines that the poller keeps for readers who are up to date."""
 BATCH = 500
+"""Lines that the poller reads at a time."""
+MOST_AT_ONCE = 100
+"""Lines that a reader gets at a time; what its client does not take, it holds."""
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +65,9 @@ class Tail:
         return cursor + 1 < self._first and cursor < self.last
 
     def after(self, cursor: int) -> list[bytes]:
-        """The remembered events after `cursor`, which is not behind."""
-        return list(self._lines)[max(cursor + 1 - self._first, 0) :]
+        """The next remembered events after `cursor`, which is not behind."""
+        start = max(cursor + 1 - self._first, 0)
+        return list(islice(self._lines, start, start + MOST_AT_ONCE))
 
 
 class Streams:
@@ -105,8 +110,8 @@ class Streams:
                 elif tail.status is not None:
                     yield f"event: end\ndata: {json.dumps({'status': tail.status})}\n\n".encode()
                     return
-                else:
-                    yield await _heartbeat_unless(changed)
+                elif not await _happens(changed):
+                    yield b": heartbeat\n\n"
         finally:
             tail.readers -= 1
             if not tail.readers and tail.poller is not None:
@@ -136,7 +141,7 @@ class Streams:
                     asked = clock()
                     status = await run_in_threadpool(self._status_of, tail.run_id)
                 # Lines are read after the status: whatever was written before the job ended is among them.
-                lines = await run_in_threadpool(self._read, tail.run_id, tail.last)
+                lines = await run_in_threadpool(self._read, tail.run_id, tail.last, BATCH)
             except Exception:
                 log.warning("The log of run %s cannot be read now", tail.run_id, exc_info=True)
                 await asyncio.sleep(HEARTBEAT_SECONDS / 10)
@@ -147,10 +152,10 @@ class Streams:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _table(self, run_id: str, cursor: int) -> list[bytes]:
-        return [event for _, event in await run_in_threadpool(self._read, run_id, cursor)]
+        return [event for _, event in await run_in_threadpool(self._read, run_id, cursor, MOST_AT_ONCE)]
 
-    def _read(self, run_id: str, cursor: int) -> list[tuple[int, bytes]]:
-        lines = runlog.read(self._database, run_id, after=cursor, limit=BATCH)
+    def _read(self, run_id: str, cursor: int, limit: int) -> list[tuple[int, bytes]]:
+        lines = runlog.read(self._database, run_id, after=cursor, limit=limit)
         return [(seq, event(run_id, seq, line)) for seq, line in lines]
 
 
@@ -159,13 +164,12 @@ def event(run_id: str, seq: int, line: dict[str, Any]) -> bytes:
     return f"id: {run_id}:{seq}\ndata: {json.dumps(line, separators=(',', ':'))}\n\n".encode()
 
 
-async def _heartbeat_unless(changed: asyncio.Event) -> bytes:
-    """Nothing as soon as there is something new, else a comment that keeps the connection open."""
+async def _happens(changed: asyncio.Event) -> bool:
+    """True as soon as there is something new, False if there was nothing for as long as a connection may be silent."""
     with suppress(TimeoutError):
         async with asyncio.timeout(HEARTBEAT_SECONDS):
-            await changed.wait()
-        return b""
-    return b": heartbeat\n\n"
+            return await changed.wait()
+    return False
 
 
 class EventStream(StreamingResponse):

@@ -1,24 +1,45 @@
 """Launches runs as local processes, notices when one dies, and stops one even if its code server is gone.
 
 Dagster's default launcher asks the code server about its runs: a run worker that died together with the code server
-stays STARTED for ever, and cancelling it raises. Here the process itself is asked, by its pid and start time.
+stays STARTED for ever, and cancelling it raises. Here the process itself is asked, by its pid and start time. Runs are
+started by the zygote, in milliseconds; where there is none (`dagster dev`), by the code server, as Dagster does it.
 """
 
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import suppress
 
 import psutil
-from dagster import DagsterEventType, DagsterRun
-from dagster._core.launcher import DefaultRunLauncher
+from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
+from dagster._core.launcher import DefaultRunLauncher, LaunchRunContext
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
+from dagster._core.storage.tags import GRPC_INFO_TAG
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import serialize_value
+
+from dagster_project.zygote import start_run_worker
+from llm_platform.settings import Settings
 
 CLOCK_SLACK_SECONDS = 2.0
+STOP_SECONDS = 10.0
+"""More than a heavy node's process is given to end (see `dagster_project.pipes`)."""
 
 
 class LocalRunLauncher(DefaultRunLauncher):
     """The default launcher with a health check by pid and a termination that always works."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        run = context.dagster_run
+        if run.job_code_origin is None:
+            super().launch_run(context)
+            return
+        args = ExecuteRunArgs(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=self._instance.get_ref())
+        try:
+            start_run_worker(Settings().root, serialize_value(args))
+        except (ConnectionError, FileNotFoundError):
+            super().launch_run(context)
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -34,26 +55,34 @@ class LocalRunLauncher(DefaultRunLauncher):
         return CheckRunHealthResult(WorkerStatus.RUNNING, run_worker_id=str(pid))
 
     def terminate(self, run_id: str) -> bool:
-        with suppress(Exception):  # the code server is away; the process may well be there
-            if super().terminate(run_id):
-                return True
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
+        if GRPC_INFO_TAG in run.tags:
+            with suppress(Exception):  # the code server that started it is away; the process may well be there
+                if super().terminate(run_id):
+                    return True
+        elif run.status is not DagsterRunStatus.CANCELING:
+            self._instance.report_run_canceling(run)
         found = self._worker(run_id)
         process = found[1] if found else None
         if process is None:
             self._instance.report_run_canceled(run, "The run worker was gone already.")
-            return True
-        process.send_signal(signal.SIGINT)  # which Dagster turns into an orderly interruption
-        try:
-            process.wait(10)
-        except psutil.TimeoutExpired:
-            process.kill()
+        else:
+            threading.Thread(target=self._stop, args=(run_id, process), daemon=True).start()
+        return True
+
+    def _stop(self, run_id: str, process: psutil.Process) -> None:
+        """Interrupts a run worker, which then cleans up and says that it was cancelled; kills it if it does not."""
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(STOP_SECONDS)
+            except psutil.TimeoutExpired:
+                process.kill()
         run = self._instance.get_run_by_id(run_id)
         if run is not None and not run.is_finished:
             self._instance.report_run_canceled(run, "The run worker was stopped by its pid.")
-        return True
 
     def _worker(self, run_id: str) -> tuple[int, psutil.Process | None] | None:
         """(pid, process or None if it is gone) of a run's worker; None if the worker never said its pid."""

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from llm_platform import notebooks
-from llm_platform.data.preprocess import check_mapping
 from llm_platform.database import Database
 from llm_platform.errors import DatasetError, InvalidConfig, PlatformError
 from llm_platform.settings import Settings
@@ -45,13 +44,13 @@ class Checks:
                 case PreprocessingConfig():
                     with_place(node, "base_model", check_name, node.config.base_model, self._settings)
                     for columns in self._columns_before(node):
-                        with_place(node, "template_mapping", check_mapping, columns, node.config)
+                        _check_mapping(node, "template_mapping", columns, node.config)
                 case EvaluationConfig(dataset_id=str(dataset_id)):
                     columns = self._known_columns(node, dataset_id)
                     for mapping in self._preprocessing_before(node):
-                        with_place(node, "dataset_id", check_mapping, columns, mapping)
+                        _check_mapping(node, "dataset_id", columns, mapping)
                 case NotebookConfig():
-                    with_place(node, "notebook", notebooks.parameters_of, node.config.notebook, self._settings)
+                    with_place(node, "notebook", notebooks.check, node.config.notebook, dict(node.config.parameters), self._settings)
                 case _:
                     pass
 
@@ -100,6 +99,13 @@ class Checks:
                 yield from self._preprocessing_before(source)
 
 
+def _check_mapping(node: NodeSpec, field: str, columns: list[str], config: PreprocessingConfig) -> None:
+    # Polars and numpy come with it, half a second that the API's start does not wait for.
+    from llm_platform.data.preprocess import check_mapping
+
+    with_place(node, field, check_mapping, columns, config)
+
+
 def with_place(node: NodeSpec, field: str, check: Any, *args: Any) -> Any:
     """Calls `check`; an error that it raises says which node and field it is about."""
     try:
@@ -109,5 +115,6 @@ def with_place(node: NodeSpec, field: str, check: Any, *args: Any) -> Any:
 
 
 def placed(error: PlatformError, node: NodeSpec, field: str) -> PlatformError:
-    entry = {"field": field, "agent": node.agent_name, "message": error.message}
-    return type(error)(error.message, **{**error.metadata, "errors": [entry]})
+    """The same error, saying which node it is about, and which field unless it names fields itself."""
+    entries = error.metadata.get("errors") or [{"field": field, "message": error.message}]
+    return type(error)(error.message, **{**error.metadata, "errors": [{**entry, "agent": node.agent_name} for entry in entries]})

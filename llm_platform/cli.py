@@ -68,11 +68,15 @@ def up(
 def demo(
     home: HomeOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the platform running afterwards, until Ctrl-C.")] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the adapter and the model card; output in the home folder, if not given.", file_okay=False),
+    ] = None,
 ) -> None:
     """Show the main job from end to end: upload, fine-tune, evaluate, compare answers, download."""
     from llm_platform.demo import main as run
 
-    raise typer.Exit(run(home=home, keep=keep))
+    raise typer.Exit(run(home=home, keep=keep, output=output))
 
 
 @app.command()
@@ -82,19 +86,27 @@ def cp(
     home: HomeOption = None,
 ) -> None:
     """Put a file into the object store, where a pipeline can read it by its address."""
-    from llm_platform.storage import storage_from
+    from llm_platform.storage import parse_address, storage_from
 
-    stored = storage_from(_settings(home)).put_file(file, address)
+    settings = _settings(home)
+    parse_address(address, [settings.datasets_bucket, settings.artifacts_bucket, *settings.extra_buckets])
+    stored = storage_from(settings).put_file(file, address)
     typer.echo(f"{stored.address}  {stored.size_bytes:,} bytes  sha256 {stored.sha256}")
 
 
 @app.command()
 def reindex(home: HomeOption = None) -> None:
     """Rebuild the list of models from MLflow, which is the one truth about them."""
-    from llm_platform.agents.models import reindex as run
-    from llm_platform.agents.node import Platform
+    from llm_platform.database import Database
+    from llm_platform.models import reindex as run
+    from llm_platform.registry import Registry
 
-    typer.echo(f"{run(Platform.from_settings(_settings(home)))} models")
+    settings = _settings(home)
+    database = Database.from_settings(settings)
+    try:
+        typer.echo(f"{run(Registry(settings.resolved_mlflow_url), database)} models")
+    finally:
+        database.close()
 
 
 @app.command()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+import sqlalchemy.event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, RowMapping
 
@@ -141,8 +142,8 @@ class Database:
         self.engine: Engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
         self._insert: Any = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
         if self.engine.dialect.name == "sqlite":
-            sa.event.listen(self.engine, "connect", _tune_sqlite)
-            sa.event.listen(self.engine, "begin", _begin_immediate)
+            sqlalchemy.event.listen(self.engine, "connect", _tune_sqlite)
+            sqlalchemy.event.listen(self.engine, "begin", _begin_immediate)
         self._writer = self.engine.execution_options(writes=True)
         with self.write() as connection:
             if self.engine.dialect.name == "postgresql":

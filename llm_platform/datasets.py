@@ -21,6 +21,8 @@ from llm_platform.storage import MANIFEST, Storage
 MAX_FILENAME = 255
 MAX_KEY = 100
 TABLE = "table.parquet"
+CATALOG_SAMPLES = 5
+"""Rows that Dagster's asset catalog shows."""
 """The canonical table's name, beside the original file."""
 
 _FORMATS = get_args(Format)
@@ -44,7 +46,7 @@ def ingest(upload: Upload, settings: Settings, database: Database, storage: Stor
     Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it says it is or cannot be read,
     StorageError if it cannot be stored.
     """
-    from llm_platform.data.profile import profile
+    from llm_platform.data.profile import preview, profile
     from llm_platform.data.read import detect_format, to_parquet
 
     name = display_name(upload.filename)
@@ -52,6 +54,7 @@ def ingest(upload: Upload, settings: Settings, database: Database, storage: Stor
     seen = detect_format(upload.path, name, known_format(upload.format))
     to_parquet(upload.path, seen, table, name)
     found = profile(table)
+    samples = preview(table, CATALOG_SAMPLES)
     dataset_id = f"ds_{secrets.token_hex(10)}"
     home = f"s3://{settings.datasets_bucket}/{dataset_id}"
     try:
@@ -65,7 +68,7 @@ def ingest(upload: Upload, settings: Settings, database: Database, storage: Stor
             sha256=upload.sha256,
             s3_path=stored.address,
             table_path=kept.address,
-            profile=found.model_dump(mode="json"),
+            profile=found.model_dump(mode="json") | {"preview": samples},
         )
     except BaseException:
         storage.delete(home)

@@ -45,7 +45,8 @@ class HealthMonitor:
         """At most a second old, in at most 2.5 s."""
         async with self._lock:
             if self._last is None or time.monotonic() - self._last[0] > CACHE_SECONDS:
-                self._last = (time.monotonic(), await self._look())
+                found = await self._look()
+                self._last = (time.monotonic(), found)
             return self._last[1]
 
     async def _look(self) -> Health:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
@@ -70,7 +71,12 @@ class Execution:
         self._lines = 0
         self._stopped = False
         self.environment = kernel_environment(dict(os.environ), scratch)
-        self.manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=_ThisPython())
+        # Sockets in a folder of this user's, not ports; the system's own, because a socket's path may have 107 characters.
+        self._sockets = tempfile.TemporaryDirectory(prefix="nb-")
+        connection = str(Path(self._sockets.name) / "kernel.json")
+        self.manager = AsyncKernelManager(
+            kernel_name="python3", kernel_spec_manager=_ThisPython(), transport="ipc", connection_file=connection
+        )
         self._thread = threading.Thread(target=self._run, name="notebook", daemon=True)
 
     def start(self) -> None:
@@ -119,6 +125,7 @@ class Execution:
         finally:
             self._kill()
             loop.close()
+            self._sockets.cleanup()
             self.done.set()
 
     def _kill(self) -> None:
@@ -168,7 +175,7 @@ class _Engine(Engine):
             on_cell_execute=starts,
         )
         client.execution = execution
-        return client.execute(env=execution.environment, cwd=str(execution.scratch))
+        return client.execute(env=execution.environment, cwd=str(execution.scratch), cleanup_kc=True)
 
 
 def _path(path: Path) -> str:

@@ -72,7 +72,7 @@ def allowed(settings: Settings) -> dict[str, Path]:
     return found
 
 
-def inspect(name: str, settings: Settings) -> dict[str, Parameter]:
+def parameters_of(name: str, settings: Settings) -> dict[str, Parameter]:
     """The parameters of an allowed notebook. Raises InvalidConfig if it is not allowed or cannot take parameters."""
     path = _find(name, settings)
     return dict(_inspect(path, path.stat().st_mtime_ns))
@@ -80,7 +80,7 @@ def inspect(name: str, settings: Settings) -> dict[str, Parameter]:
 
 def check(name: str, parameters: dict[str, Value], settings: Settings) -> None:
     """Raises InvalidConfig, with every error, if the notebook is not allowed or does not take these parameters."""
-    known = inspect(name, settings)
+    known = parameters_of(name, settings)
     errors = []
     for key, value in parameters.items():
         parameter = known.get(key)
@@ -95,7 +95,7 @@ def check(name: str, parameters: dict[str, Value], settings: Settings) -> None:
 
 
 def run(name: str, parameters: dict[str, Value], out: Path, reporter: Reporter, timeout: int, settings: Settings) -> NotebookRun:
-    """Executes an allowed notebook into `out/<name>.ipynb` and `.html`, its output and progress going to the reporter.
+    """Executes an allowed notebook into the file `out` and an .html beside it, its output and progress going to the reporter.
 
     Raises TrainingError when a cell fails, when the kernel dies, or after `timeout` seconds; what had run by then is
     kept in `out`. However it ends, the kernel and its child processes are gone.
@@ -104,10 +104,9 @@ def run(name: str, parameters: dict[str, Value], out: Path, reporter: Reporter, 
     from llm_platform.notebook_kernel import Execution
 
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
-    ipynb = out / f"{name}.ipynb"
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="notebook-", dir=settings.work) as scratch:
-        execution = Execution(_find(name, settings), dict(parameters), ipynb, Path(scratch), reporter)
+        execution = Execution(_find(name, settings), dict(parameters), out, Path(scratch), reporter)
         execution.start()
         try:
             while not execution.done.wait(POLL_SECONDS):
@@ -121,13 +120,11 @@ def run(name: str, parameters: dict[str, Value], out: Path, reporter: Reporter, 
                     )
         finally:
             execution.stop()
-            _remove_paths(ipynb)
+            _remove_paths(out)
     if execution.error is not None:
         raise _failure(name, execution) from execution.error
-    html = _render(ipynb)
-    cells = execution.current
-    reporter.info(f"Notebook '{name}' ran {cells} cells in {time.monotonic() - started:.1f} s")
-    return NotebookRun(ipynb, html, time.monotonic() - started, cells)
+    html = _render(out)
+    return NotebookRun(out, html, time.monotonic() - started, execution.current)
 
 
 def _find(name: str, settings: Settings) -> Path:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from llm_platform.database import Database, log_cursors, log_lines, now
 from llm_platform.errors import InvalidInput
@@ -36,7 +37,7 @@ def append(database: Database, run_id: str, lines: list[Line]) -> int:
     return last
 
 
-def line(level: str, message: str, *, agent: str | None = None, agent_name: str | None = None, **data: Any) -> Line:
+def line(level: str, message: str, /, *, agent: str | None = None, agent_name: str | None = None, **data: Any) -> Line:
     """A line as `append` takes it. Text that no JSON can hold and figures that are no numbers are made harmless."""
     clean = {name: _harmless(value) for name, value in data.items()}
     return {
@@ -157,7 +158,7 @@ class RunLogReporter:
         """Cancelling reaches the process as a signal, which raises `Cancelled` by itself."""
 
     def _add(self, level: str, message: str, data: dict[str, Any], *, forward: bool) -> None:
-        entry = line(level, message, **self._who, **data)
+        entry = line(level, message, **(data | self._who))
         with self._lock:
             self._buffer.append(entry)
         self._wake.set()
@@ -181,7 +182,7 @@ class RunLogReporter:
                 return
             try:
                 append(self._database, self._run_id, batch)
-            except sa.exc.SQLAlchemyError:
+            except SQLAlchemyError:
                 with self._lock:
                     self._buffer = batch + self._buffer
                 self._wake.set()

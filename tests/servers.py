@@ -42,16 +42,14 @@ def rclone_s3(tmp: Path) -> Iterator[S3Server]:
     root = tmp / "buckets"
     root.mkdir(parents=True)
     server = S3Server(f"http://127.0.0.1:{free_port()}", "test-key", "test-secret-key", root)
-    rclone = Path(sys.executable).with_name("rclone")
-    flags = [
-        "--config",
-        str(tmp / "rclone.conf"),
-        "--addr",
-        server.endpoint.removeprefix("http://"),
-        "--auth-key",
-        f"{server.access_key},{server.secret_key}",
+    command = [
+        str(Path(sys.executable).with_name("rclone")),
+        *("serve", "s3", str(root)),
+        *("--config", str(tmp / "rclone.conf")),
+        *("--addr", server.endpoint.removeprefix("http://")),
+        *("--auth-key", f"{server.access_key},{server.secret_key}"),
     ]
-    with _process([str(rclone), "serve", "s3", *flags, str(root)], tmp / "rclone.log", server.endpoint):
+    with _process(command, tmp / "rclone.log", server.endpoint):
         yield server
 
 

@@ -8,39 +8,12 @@ from typing import Any
 
 import polars as pl
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
-WORDS = [
-    *(
-        [
-            "what",
-            "colour",
-            "is",
-            "the",
-            "sky",
-            "grass",
-            "sun",
-            "sea",
-            "snow",
-            "coal",
-            "blue",
-            "green",
-            "yellow",
-            "grey",
-            "white",
-            "black",
-            "and",
-            "of",
-            "a",
-            "box",
-            "ball",
-            "cat",
-            "dog",
-        ]
-    ),
-    *(f"w{number}" for number in range(60)),
-]
+COLOURS = ["blue", "green", "yellow", "grey", "white", "black", "coal", "snow", "grass", "sky", "sun", "sea"]
+WORDS = [*COLOURS, *(f"w{number}" for number in range(70))]
 BOS, EOS, UNK = 1, 2, 0
 VOCABULARY = 256
 
@@ -50,7 +23,7 @@ def tokenizer() -> Tokenizer:
     vocabulary = {word: index for index, word in enumerate(["<unk>", "<s>", "</s>", *WORDS])}
     made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
-    made.decoder = decoders.Fuse()  # type: ignore[assignment]
+    made.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # type: ignore[assignment]
     made.add_special_tokens(["<unk>", "<s>", "</s>"])
     return made
 
@@ -110,3 +83,12 @@ def make_splits(folder: Path, train: int = 40, validation: int = 8, test: int = 
     write_split(folder / "validation.parquet", make_rows(validation, 2, 1000))
     write_split(folder / "test.parquet", make_rows(test, 3, 2000))
     return folder
+
+
+def tensors(folder: Path, name: str = "adapter_model.safetensors") -> dict[str, torch.Tensor]:
+    return load_file(folder / name)
+
+
+def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Equal bit by bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llm_platform.agents.node import Platform
 from llm_platform.errors import StorageError
+from llm_platform.models import projection
 
 
 def project(platform: Platform, model_id: str) -> None:
@@ -11,12 +12,4 @@ def project(platform: Platform, model_id: str) -> None:
     model = platform.registry.get(model_id)
     if model is None:
         raise StorageError(f"The registry does not know '{model_id}', which was just written")
-    platform.database.put_model(
-        model_id=model_id,
-        run_id=model.run_id,
-        model_name=model.model_name,
-        base_model=model.base_model,
-        metrics=model.metrics,
-        exports=model.exports,
-        created_at=model.created_at,
-    )
+    platform.database.put_model(**projection(model))

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
 from llm_platform.agents.node import Node, Platform, Work
-from llm_platform.data.digest import CODE_VERSION, digest
 from llm_platform.specs import AgentClass, PreprocessingConfig
 from llm_platform.specs.results import NodeResult
 from llm_platform.training import base_model
@@ -19,28 +16,26 @@ def tokenizer_is_ready(platform: Platform, node: Node) -> bool:
 
 def run_preprocessing(work: Work) -> NodeResult:
     """The splits folder (train, validation and test Parquet) in `artifacts.splits`; the report in `data.report`."""
-    from llm_platform.data.preprocess import preprocess
+    from llm_platform.data.preprocess import preprocess, preprocessing_key, read_report
 
     config = work.node.config
     assert isinstance(config, PreprocessingConfig)
     platform, reporter = work.platform, work.reporter
     inputs = work.of(AgentClass.DATASET, AgentClass.VALIDATION)
     base = base_model.resolve(config.base_model, platform.settings, reporter)
-    key = digest(
-        CODE_VERSION, config.model_dump(mode="json"), base / "tokenizer.json", {"tables": [item.result.data["digest"] for item in inputs]}
-    )
+    tables = [platform.storage.as_local(item.result.artifacts["table"], platform.settings.work / "inputs") for item in inputs]
+    key = preprocessing_key(tables, config, base)
     address = f"s3://{platform.settings.artifacts_bucket}/cache/splits/{key}"
     reused = platform.storage.exists(address)
     if reused:
         reporter.info("The same rows were preprocessed the same way before; the splits are used")
     else:
-        tables = [platform.storage.as_local(item.result.artifacts["table"], platform.settings.work / "inputs") for item in inputs]
         with work.node.scratch(platform) as scratch:
             preprocess(tables, config, base, scratch / "splits", reporter)
             platform.storage.put_folder(scratch / "splits", address)
     local = platform.storage.as_local(address, platform.settings.work / "inputs")
-    report = json.loads((local / "preprocessing.json").read_text())
-    rows = report["splits"]
+    report = read_report(local)
+    rows = report.splits
     reporter.info(f"Splits: {rows['train']} rows to train on, {rows['validation']} to validate, {rows['test']} to test", **rows)
     return NodeResult(
         artifacts={"splits": address},
@@ -48,7 +43,7 @@ def run_preprocessing(work: Work) -> NodeResult:
         metrics={f"{name}_rows": count for name, count in rows.items()},
         reused=reused,
         data={
-            "report": report,
+            "report": report.model_dump(mode="json"),
             "digest": key,
             "base_model": config.base_model,
             "config": config.model_dump(mode="json"),

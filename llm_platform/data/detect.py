@@ -63,7 +63,7 @@ def detect_format(path: Path, filename: str, claimed: Format | None) -> Format:
 def _text_format(path: Path, head: bytes, source: Source) -> _Seen:
     text = _decoded(head)
     whole = len(head) < HEAD_BYTES
-    if _binary_share(text) > 0.1:
+    if _is_binary(text):
         raise source.error("it is neither text nor Parquet; upload CSV, JSON, JSONL, Parquet or TXT", seen="binary")
     start = text.lstrip()
     if not start and whole:
@@ -93,7 +93,7 @@ def _json_format(path: Path, start: str, whole: bool) -> _Seen | None:
     complete = _is_json(line) if len(line) < len(start) or whole else None  # None: longer than the head, so not known
     if start[0] == "[" and inner in "-0123456789" and not complete:
         return None  # "[1] A footnote" is text
-    if complete is not False and rest.strip():
+    if complete is not False and rest.lstrip().startswith(("{", "[")):
         return _Seen("jsonl", frozenset({"txt"}))
     if start[0] == "{" and line.strip() != "{":
         # One object on one line is both; an object that breaks off in its line may be a broken JSONL line.
@@ -124,6 +124,7 @@ def _decoded(head: bytes) -> str:
     return codecs.getincrementaldecoder("utf-8")("replace").decode(head.removeprefix(UTF8_BOM))
 
 
-def _binary_share(text: str) -> float:
+def _is_binary(text: str) -> bool:
+    """Whether so much is undecodable that it is no slip in a text. NUL bytes do not count: the reader says where they are."""
     odd = sum(text.count(chr(code)) for code in range(32) if chr(code) not in "\t\n\r\f\0") + text.count("\ufffd")
-    return odd / max(1, len(text))
+    return odd > max(64, len(text) // 10)

@@ -21,7 +21,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 _OWN_BASE = "llm-platform/"
 _BASE_METRIC = "base_"
 _EVALUATION = ("accuracy", "f1", "perplexity", "loss")
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~$&-])")
+_BLANK_LINES = re.compile(r"\n{3,}")
+_MARKDOWN = re.compile(r"([\\`*\[\]#|<>~$&]|(?<![^\W_])_|_(?![^\W_]))")
+"""What means something in the middle of a line; an underscore within a word does not."""
 
 
 def card(model: RegisteredModel) -> str:
@@ -32,7 +34,7 @@ def card(model: RegisteredModel) -> str:
     method = model.training_config.get("method")
     adapter = method is None or method in _ADAPTER_METHODS
     license = model.tags.get(LICENSE_TAG)
-    return _template().render(
+    text = _template().render(
         model=model,
         metadata=_metadata(model, license, adapter, [name for name in names if name in _EVALUATION]),
         method=method,
@@ -47,6 +49,7 @@ def card(model: RegisteredModel) -> str:
         adapter_code=_python(_ADAPTER_CODE, model),
         merged_code=_python(_MERGED_CODE, model),
     )
+    return _BLANK_LINES.sub("\n\n", text)
 
 
 _OWN_BASE_CODE = """\

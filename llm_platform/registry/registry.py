@@ -124,6 +124,7 @@ class Registry:
                     model_name,
                     f"runs:/{mlflow_run_id}/{ADAPTER}",
                     run_id=mlflow_run_id,
+                    await_creation_for=0,
                     tags={key: value for key, value in run.data.tags.items() if key == f"{_PREFIX}model_id"},
                 )
             self._end(run, "FINISHED")
@@ -221,11 +222,12 @@ class Registry:
 
     @cached_property
     def _client(self) -> MlflowClient:
-        # MLflow reads these when it is imported or when it first asks; what the user set wins. No telemetry, no progress bars,
+        # MLflow reads these when it is imported or when it first asks; what the user set wins. No telemetry, nothing printed,
         # and about half a minute of retries: long enough for a restart of the server, short enough for a person.
         defaults = {
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
         }

@@ -47,6 +47,8 @@ def s3_client(settings: Settings) -> Any:
         # Not every S3 server knows the newer checksums; ours go with the metadata.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        # Else presigned URLs of some regions have the old signature, which most other servers refuse.
+        signature_version="s3v4",
         s3={"addressing_style": "path"},
     )
     return boto3.client(

@@ -208,7 +208,11 @@ def folder_files(local: Path) -> list[str]:
     """
     if not local.is_dir():
         raise NotFound("The folder that was to be stored is not there")
-    names = sorted(Path(base, name).relative_to(local).as_posix() for base, _, files in os.walk(local) for name in files)
+    paths = [Path(base, name) for base, _, files in os.walk(local) for name in files]
+    # A pipe would block its reader for ever.
+    if other := [path.name for path in paths if not path.is_file()]:
+        raise InvalidConfig(f"A stored folder holds files only; '{other[0]}' is none")
+    names = sorted(path.relative_to(local).as_posix() for path in paths)
     if MANIFEST in names:
         try:
             parse_manifest((local / MANIFEST).read_bytes(), to_address("s3://folder/local"))

@@ -288,7 +288,7 @@ def _failures(address: Address | str) -> Iterator[None]:
 
 
 def _failure(error: OSError, address: Address | str) -> Exception:
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+    if isinstance(address, Address) and isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return missing(address)
     if error.errno in _FULL:
         return StorageError("The object store's disk is full")

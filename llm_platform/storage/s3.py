@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -126,7 +126,8 @@ class S3Storage(Storage):
         target = to_address(address)
         head = self._head(target)
         if head is not None:
-            digest = head.get("Metadata", {}).get("sha256")
+            # S3's own answers have these names in lower case, other servers' have not.
+            digest = {name.lower(): value for name, value in head.get("Metadata", {}).items()}.get("sha256")
             return Stat(str(target), head["ContentLength"], digest, head["LastModified"], False)
         folder = self._folder(target)
         head = self._head(target.child(MANIFEST)) if folder else None
@@ -147,7 +148,9 @@ class S3Storage(Storage):
         target = to_address(address)
         # The manifest goes first: with it the folder is gone for every reader.
         self._remove(target.bucket, [target.child(MANIFEST).key])
-        self._remove(target.bucket, [target.key, *(item["Key"] for item in self._below(target))])
+        # Servers over a file system fail to delete a key that is only the beginning of others.
+        file = [target.key] if self._head(target) is not None else []
+        self._remove(target.bucket, [*file, *(item["Key"] for item in self._below(target))])
 
     def presigned_url(self, address: str, seconds: int) -> str | None:
         target = to_address(address)
@@ -188,7 +191,8 @@ class S3Storage(Storage):
         for item in self._listed(bucket, UPLOADS):
             if not is_abandoned(item["Key"].removeprefix(UPLOADS), item["LastModified"].timestamp()):
                 continue
-            address, names = json.loads(self._client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
+            with closing(self._client.get_object(Bucket=bucket, Key=item["Key"])["Body"]) as body:
+                address, names = json.loads(body.read())
             target = to_address(address)
             folder = self._folder(target)
             kept = folder.files if folder else {}
@@ -221,7 +225,7 @@ class S3Storage(Storage):
                 with _failures(target):
                     # IfMatch: a download that is taken up again must go on with the same object.
                     part = self._client.get_object(Bucket=target.bucket, Key=target.key, Range=f"bytes={start}-{end - 1}", IfMatch=etag)
-                    with part["Body"] as body:
+                    with closing(part["Body"]) as body:
                         for piece in body.iter_chunks(chunk):
                             start += len(piece)
                             yield piece
@@ -234,7 +238,7 @@ class S3Storage(Storage):
         try:
             with _failures(target):
                 response = self._client.get_object(Bucket=target.bucket, Key=target.child(MANIFEST).key)
-                with response["Body"] as body:
+                with closing(response["Body"]) as body:
                     return parse_manifest(body.read(), target)
         except NotFound:
             return None

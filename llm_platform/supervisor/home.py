@@ -8,14 +8,17 @@ import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llm_platform.errors import Conflict
 from llm_platform.supervisor.sweep import sweep
 
 
 class Home:
-    """The lock on a home folder, held until `release`. Taking it ends what a killed supervisor of the same folder left behind."""
+    """A home folder, locked for one supervisor while its block runs. Taking it ends what a killed supervisor left behind.
+
+    The block must leave no process of the instance.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -23,30 +26,34 @@ class Home:
         self.logs = path / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.services_file = path / "services.json"
-        self._lock = os.open(path / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        self._lock = os.open(self.path / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = self._read().get("pid", "?")
             os.close(self._lock)
             raise Conflict(
-                f"A platform already runs on {path} (process {holder}). Stop it, or choose another folder with --home.", pid=holder
+                f"A platform already runs on {self.path} (process {holder}). Stop it, or choose another folder with --home.", pid=holder
             ) from None
         if leftover := self._read().get("instance"):
             sweep(leftover)
-        self._write({"pid": os.getpid(), "instance": self.instance})
+        self.services_file.unlink(missing_ok=True)
+        self._write(json.dumps({"pid": os.getpid(), "instance": self.instance}))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.services_file.unlink(missing_ok=True)
+        self._write("")
+        os.close(self._lock)
 
     def publish(self, services: Mapping[str, Any]) -> None:
         """Replaces the services file at once, so that a reader sees the old one or the new one."""
         temporary = self.services_file.with_suffix(".json.tmp")
         temporary.write_text(json.dumps(services, indent=2) + "\n")
         temporary.replace(self.services_file)
-
-    def release(self) -> None:
-        """To be called when no process of the instance is left."""
-        self.services_file.unlink(missing_ok=True)
-        os.ftruncate(self._lock, 0)
-        os.close(self._lock)
 
     def _read(self) -> dict[str, Any]:
         text = os.pread(self._lock, 4096, 0)
@@ -56,6 +63,6 @@ class Home:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _write(self, content: dict[str, Any]) -> None:
+    def _write(self, text: str) -> None:
         os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, json.dumps(content).encode(), 0)
+        os.pwrite(self._lock, text.encode(), 0)

@@ -6,6 +6,7 @@
 | dagster-code      | one code server, shared by the other Dagster processes    | loopback, a free port            |
 | mlflow            | one MLflow worker over SQLite; artifacts pass through it  | loopback, a free port            |
 | dagster-webserver | the Dagster UI                                            | loopback, a free port            |
+| dagster-runs      | forks run workers, with everything imported               | a socket in the home folder      |
 | dagster-daemon    | the run queue, sensors, schedules, run monitoring         | nothing                          |
 """
 
@@ -37,12 +38,11 @@ _LOOPBACK = "127.0.0.1"
 def up(settings: Settings, *, host: str = _LOOPBACK, port: int = 8000, verbose: bool = False, console: Console | None = None) -> int:
     """Runs the platform in the foreground until it is asked to stop. Port 0 is a free one."""
     console = console or Console()
-    home = Home(settings.root)
-    with listen(host, port) as listener:
+    with Home(settings.root) as home, listen(host, port) as listener:
         ports = {name: free_port() for name in ("dagster-code", "mlflow", "dagster-webserver")}
         services = platform_services(settings, listener, host, ports)
         addresses = {
-            "API": next(service.url or "" for service in services if service.name == "api"),
+            "API": f"{services[0].url}",
             "API documentation": f"{services[0].url}/docs",
             "Dagster UI": f"http://{_LOOPBACK}:{ports['dagster-webserver']}",
             "MLflow UI": settings.mlflow_url or f"http://{_LOOPBACK}:{ports['mlflow']}",
@@ -79,7 +79,6 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
         ],
         probe=f"tcp://{_LOOPBACK}:{ports['dagster-code']}",
         stop_rank=1,
-        grace=5.0,  # the run workers are of its process group, and write down that their runs were interrupted
     )
     webserver = Service(
         "dagster-webserver",
@@ -100,7 +99,13 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
         after=("dagster-code",),
         stop_rank=1,
     )
-    services = [api, code, daemon, webserver]
+    runs = Service(
+        "dagster-runs",
+        (python, "-m", "dagster_project.zygote"),
+        after=("dagster-code",),
+        stop_rank=1,
+    )
+    services = [api, code, daemon, runs, webserver]
     if settings.mlflow_url is None:
         services.insert(2, mlflow_service(settings, ports["mlflow"], few_arenas))
     return services

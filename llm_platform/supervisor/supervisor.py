@@ -24,8 +24,13 @@ from llm_platform.supervisor.home import Home
 from llm_platform.supervisor.service import Child, Service, answers
 from llm_platform.supervisor.sweep import MARKER, sweep
 
+RUN_GRACE = 4.0
+"""Seconds in which a run worker stops its trainer and writes down that its run was interrupted."""
+
 _PROBE_INTERVAL = 0.1
 _PROBE_TIMEOUT = 60.0
+_RUN_GRACE = 6.0
+"""Seconds that runs in progress are given to end their trainers and to write down that they were interrupted."""
 
 
 class Watcher(Protocol):
@@ -68,7 +73,6 @@ class Supervisor:
             finally:
                 self._watcher.stopping()
                 self._stop(guardian)
-                self._home.release()
         return 0
 
     def _loop(self) -> None:
@@ -149,8 +153,15 @@ class Supervisor:
             return
 
     def _stop(self, guardian: int) -> None:
-        """SIGTERM rank by rank, each with its time; a second request ends everything at once."""
-        for rank in sorted({child.service.stop_rank for child in self._children.values()}):
+        """SIGTERM rank by rank, each with its time; a second request ends everything at once.
+
+        What the services started (run workers, trainers) gets its time before the last rank: it may need those services to end well.
+        """
+        ranks = sorted({child.service.stop_rank for child in self._children.values()})
+        for rank in ranks:
+            if rank == ranks[-1]:
+                keep = [member.pid for child in self._children.values() if child.service.stop_rank == rank for member in child.group()]
+                self._sweep(guardian, *keep)
             children = [child for child in self._children.values() if child.service.stop_rank == rank and child.process is not None]
             for child in children:
                 child.signal_group(signal.SIGTERM)
@@ -160,8 +171,11 @@ class Supervisor:
                     if self._stop_requests > 1 or time.monotonic() - started > child.service.grace:
                         child.signal_group(signal.SIGKILL)
                 self._sleep(0.1)
-        sweep(self._home.instance, grace=0.0 if self._stop_requests > 1 else 1.0, spare={guardian})
+        self._sweep(guardian)
         self._reap_orphans()
+
+    def _sweep(self, *spare: int) -> None:
+        sweep(self._home.instance, grace=_RUN_GRACE, spare=spare, hurry=lambda: self._stop_requests > 1)
 
     def _state(self) -> dict[str, object]:
         supervisor = {"pid": os.getpid(), "started_at": self._started_at}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import psutil
 
@@ -30,8 +30,11 @@ def marked(instance: str, *, spare: Collection[int] = ()) -> list[psutil.Process
     return found
 
 
-def sweep(instance: str, *, grace: float = 3.0, spare: Collection[int] = ()) -> int:
-    """Ends what is marked with `instance`: SIGTERM, SIGKILL after `grace` seconds, until none is left. How many were there."""
+def sweep(instance: str, *, grace: float = 3.0, spare: Collection[int] = (), hurry: Callable[[], bool] = lambda: False) -> int:
+    """Ends what is marked with `instance`: SIGTERM, SIGKILL after `grace` seconds, until none is left. How many were there.
+
+    When `hurry` becomes true, what is left is killed at once.
+    """
     since: dict[psutil.Process, float] = {}
     deadline = time.monotonic() + grace + _UNKILLABLE_AFTER
     while found := marked(instance, spare=spare):
@@ -40,7 +43,7 @@ def sweep(instance: str, *, grace: float = 3.0, spare: Collection[int] = ()) -> 
             break
         for process in found:
             with contextlib.suppress(psutil.Error):
-                if now - since.setdefault(process, now) >= grace:
+                if now - since.setdefault(process, now) >= grace or hurry():
                     process.kill()
                 elif since[process] == now:
                     process.terminate()

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from llm_platform.errors import StorageError
 
 PARTIAL = ".tmp"
@@ -36,8 +38,9 @@ def whole_folder(target: Path) -> Iterator[Path]:
             target.rename(replaced)
         partial.rename(target)
         _sync(target.parent)
-    except OSError as error:
-        raise StorageError(f"Could not write '{target.name}': {error.strerror or type(error).__name__}") from error
+    except (OSError, SafetensorError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise StorageError(f"Could not write '{target.name}': {reason or type(error).__name__}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)

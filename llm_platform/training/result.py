@@ -1,8 +1,7 @@
-"""What a training run ends with, and its loss curve as a picture. Needs no torch."""
+"""What a training run ends with. Needs no torch."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, field
 
 from llm_platform.specs.base import Resource
@@ -39,7 +38,7 @@ class TrainingResult(Resource):
 
 @dataclass
 class Curve:
-    """(step, value) points, at most about `MOST_POINTS`: every `stride`-th step, the stride doubling when they get too many."""
+    """(step, value) points, at most `MOST_POINTS`: every `stride`-th step, the stride doubling when they get too many."""
 
     points: list[tuple[int, float]] = field(default_factory=list)
     stride: int = 1
@@ -48,24 +47,10 @@ class Curve:
         if (step - 1) % self.stride:
             return
         self.points.append((step, value))
-        if len(self.points) > MOST_POINTS:
+        if len(self.points) >= MOST_POINTS:
             self.stride *= 2
             self.points = [point for point in self.points if (point[0] - 1) % self.stride == 0]
 
-
-def loss_png(result: TrainingResult) -> bytes:
-    """The loss curve as a PNG of 800 x 450 pixels."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), dpi=100, layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(*zip(*result.losses, strict=True), linewidth=1, label="training")
-    if result.validation_losses:
-        axes.plot(*zip(*result.validation_losses, strict=True), marker="o", label="validation")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    return image.getvalue()
+    def up_to(self, step: int, value: float) -> list[tuple[int, float]]:
+        """The points, with the last step's in any case."""
+        return self.points if self.points and self.points[-1][0] == step else [*self.points, (step, value)]

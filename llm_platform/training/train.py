@@ -136,7 +136,7 @@ def _result(loop: Loop, trained: int, saved: Checkpoint | None) -> TrainingResul
         tokens_per_second=progress.tokens / progress.training_seconds,
         peak_memory_mb=peak_memory_mb(loop.device),
         resumed_from=saved.step if saved else None,
-        losses=progress.curve.points,
+        losses=progress.curve.up_to(progress.step, progress.tail[-1]),
         validation_losses=progress.validation,
         device=torch.cuda.get_device_name(loop.device) if loop.device.type == "cuda" else "cpu",
         versions=versions(),

@@ -6,7 +6,7 @@ from pathlib import Path
 import platformdirs
 from tqdm import tqdm
 
-from llm_platform.training.tiny_llama import MODEL_NAME, ensure, recipe_hash
+from llm_platform.training.tiny_llama import MODEL_NAME, ensure
 
 
 class Bar:
@@ -41,7 +41,7 @@ def main() -> None:
         folder = ensure(cache.expanduser(), bar)
     finally:
         bar.close()
-    print(f"{MODEL_NAME} (recipe {recipe_hash()}) lies in {folder}")
+    print(f"{MODEL_NAME} lies in {folder}")
 
 
 if __name__ == "__main__":

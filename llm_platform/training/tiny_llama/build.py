@@ -21,7 +21,8 @@ def ensure(cache: Path, progress: Progress | None = None, recipe: Recipe = RECIP
     under the final name is always whole, since it gets that name last.
     """
     report: Progress = progress or (lambda what, done, total: None)
-    name = f"tiny-llama-{recipe_hash(recipe)}"
+    digest = recipe_hash(recipe)
+    name = f"tiny-llama-{digest}"
     folder = cache / name
     if folder.is_dir():
         return folder
@@ -35,7 +36,7 @@ def ensure(cache: Path, progress: Progress | None = None, recipe: Recipe = RECIP
             shutil.rmtree(leftover, ignore_errors=True)
         building = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=cache))
         try:
-            _build(building, recipe, report)
+            _build(building, recipe, digest, report)
             _sync(building)
             building.chmod(0o755)  # mkdtemp's folder is for its owner alone
             building.rename(folder)
@@ -58,7 +59,7 @@ def _acquire(lock: FileLock, report: Progress) -> None:
             report("waiting for another build", 0, 1)
 
 
-def _build(folder: Path, recipe: Recipe, report: Progress) -> None:
+def _build(folder: Path, recipe: Recipe, digest: str, report: Progress) -> None:
     report("tokenizer", 0, 1)
     pieces = train(recipe)
     save(pieces, folder, recipe.context)
@@ -66,7 +67,7 @@ def _build(folder: Path, recipe: Recipe, report: Progress) -> None:
     model = pretrain(recipe, pieces, report)
     report("saving", 0, 1)
     _save_model(model, folder)
-    folder.joinpath("README.md").write_text(card(recipe, recipe_hash(recipe), model.num_parameters()), encoding="utf-8")
+    folder.joinpath("README.md").write_text(card(recipe, digest, model.num_parameters()), encoding="utf-8")
     report("saving", 1, 1)
 
 

@@ -8,9 +8,22 @@ import json
 import random
 from collections.abc import Iterator
 
-from llm_platform.training.tiny_llama.topics import HIGH, LOW, TOPICS
-from llm_platform.training.tiny_llama.words import CITIES, COMPANY, DAYS, FAMILIES, MONTHS, NAMES, PRIORITIES, TEAMS
-from llm_platform.training.tiny_llama.words import PRODUCTS, amount, date, fill, order
+from llm_platform.training.tiny_llama.topics import CALM, HURRY, TOPICS, Topic
+from llm_platform.training.tiny_llama.words import (
+    CITIES,
+    COMPANY,
+    DAYS,
+    FAMILIES,
+    MONTHS,
+    NAMES,
+    PRIORITIES,
+    PRODUCTS,
+    TEAMS,
+    amount,
+    date,
+    fill,
+    order,
+)
 
 PEOPLE = ("He", "She", "{name}", "{name} {family}", "The customer", "A woman from {city}", "A man", "We", "They", "I",
           "My brother", "His wife", "Our neighbour", "Her friend", "The manager", "Somebody", "A colleague",
@@ -27,19 +40,23 @@ EVERYDAY = (
     "My sister lives in {city} with two cats and a dog.", "{name} said hello and thank you to everyone.",
     "How are you? I am fine, thanks, and I hope you are well too.", "Kind regards and best wishes from {city}.",
     "Good morning, good afternoon and good evening are greetings.", "Dear {name}, thank you very much for your letter.",
-    "She wrote a long letter and closed it with many greetings.", "We walked along the river and talked about the summer.",
+    "She wrote a long letter and closed it with many greetings.",
+    "We walked along the river and talked about the summer.",
     "What would you like to eat? I would like some bread and soup, please.", "Can you tell me why the sky is blue?",
     "I do not know what to do in the garden this year.", "It would be nice to see you on {day}.",
     "Could somebody explain to me how a clock works?", "Which book is the best one? I think that it is the old one.",
     "{name} was always happy with the {product}.", "I am sorry to say that the soup was cold.",
     "To my surprise the train to {city} was on time.", "Did you know that {city} has a small museum?",
-    "Is it possible to swim in the lake? Yes, but the water is cold.", "I hope that you can help me to cook for {n} people.",
+    "Is it possible to swim in the lake? Yes, but the water is cold.",
+    "I hope that you can help me to cook for {n} people.",
     "You should know that my brother is not happy about the weather.", "Let me explain how to bake bread at home.",
-    "I am writing because the garden is so green.", "My question is how to plant a tree.", "Please write back to {name}.",
-    "It seems that the winter will be long.", "Please look at the bird in that tree.", "I noticed that the days are longer.",
+    "I am writing because the garden is so green.", "My question is how to plant a tree.",
+    "Please write back to {name}.",
+    "It seems that the winter will be long.", "Please look at the bird in that tree.",
+    "I noticed that the days are longer.",
     "The trouble with old houses is the cold wind.", "I have just found a letter from {month}.",
     "{name} would be glad about a visit from {name}.", "What must we do to learn a language? We must talk to people.",
-    "I look forward to the holidays by the sea.", "Please check what happened to the cat, and let me know.",
+    "I look forward to the holidays by the sea.", "Nobody knows what happened to the cat, but I check the garden each day.",
 )  # fmt: skip
 
 
@@ -49,7 +66,8 @@ TEAM_ENDS = (
     "{name} from {team} knew all about it.", "Such things belong to {team}.", "The right team was {team}.",
 )  # fmt: skip
 LEVEL_ENDS = (
-    "The priority was {level}.", "It had a {level} priority.", "Its priority: {level}.", "For {name} it was of {level} priority.",
+    "The priority was {level}.", "It had a {level} priority.", "Its priority: {level}.",
+    "For {name} it was of {level} priority.",
 )  # fmt: skip
 
 
@@ -82,34 +100,33 @@ def _clause(team: str, rng: random.Random) -> str:
     )
 
 
-def _sentence(team: str, rng: random.Random) -> str:
+def _sentence(team: str, rng: random.Random, mood: Topic | None = None) -> str:
     text = _clause(team, rng)
     if rng.random() < 0.4:
         text = f"{rng.choice(TIMES)} {lower(text)}"
-    if rng.random() < 0.5:
-        join = rng.choice(JOINS)
-        more = _clause(team, rng)
-        text += f"{join} {lower(more)}"
+    if rng.random() < 0.4:
+        text += f"{rng.choice(JOINS)} {lower(_clause(team, rng))}"
     text = text.replace("We was", "We were").replace("we was", "we were").replace("hey was", "hey were")
-    return text + rng.choice(AFTER) + rng.choice((".", ".", ".", ".", "!"))
+    after = " " + rng.choice(mood.acts) if mood and rng.random() < 0.4 else rng.choice(AFTER)
+    return text + after + rng.choice((".", ".", ".", ".", "!"))
 
 
-def _mood(hints: tuple[str, ...], rng: random.Random) -> str:
-    hint = rng.choice(hints)
+def _mood(mood: Topic, rng: random.Random) -> str:
+    hint = rng.choice(mood.states)
     if rng.random() < 0.3:
         return f"{rng.choice(('They said that', 'We knew that', 'It was clear:', 'I think that'))} {hint}."
     if rng.random() < 0.3:
-        hint += f"{rng.choice((' and', ', and', ' because'))} {rng.choice(hints)}"
+        hint += f"{rng.choice((' and', ', and', ' because'))} {rng.choice(mood.states)}"
     return hint[0].upper() + hint[1:] + rng.choice((".", ".", "!"))
 
 
 def _story(rng: random.Random) -> str:
     """A few sentences that stay with one subject and one mood; often it is said at the end whose work it was."""
     team = rng.choice(TEAMS)
-    level, hints = rng.choice((("high", HIGH), ("low", LOW), ("normal", ())))
-    parts = [_sentence(team, rng) for _ in range(rng.randint(1, 4))]
-    for _ in range(rng.randint(1, 2) if hints else 0):
-        parts.insert(rng.randint(0, len(parts)), _mood(hints, rng))
+    level, mood = rng.choice((("high", HURRY), ("high", HURRY), ("normal", CALM), ("normal", None)))
+    parts = [_sentence(team, rng, mood) for _ in range(rng.randint(1, 3))]
+    for _ in range(rng.randint(1, 2) if mood else 0):
+        parts.insert(rng.randint(0, len(parts)), _mood(mood or CALM, rng))
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         parts.insert(rng.randint(0, len(parts)), rng.choice(EVERYDAY))
     ends = [rng.choice(TEAM_ENDS).replace("{team}", team), rng.choice(LEVEL_ENDS).replace("{level}", level)]
@@ -127,9 +144,8 @@ def _handbook(rng: random.Random) -> str:
     lines.append(f"{team} looks after {things[0]}, {things[1]} and {things[2]}. Its people know {things[3]}.")
     lines += [f"- {rng.choice(topic.states)}" for _ in range(rng.randint(1, 3))]
     if rng.random() < 0.6:
-        level = rng.choice(PRIORITIES)
-        hints = {"high": HIGH, "low": LOW}.get(level, ("nothing was said about time", "it was a day like any other"))
-        lines += ["", f"A {level} priority means: {rng.choice(hints)}, or {rng.choice(hints)}."]
+        level, mood = rng.choice((("high", HURRY), ("normal", CALM)))
+        lines += ["", f"A {level} priority means: {rng.choice(mood.states)}, or {rng.choice(mood.states)}."]
     lines += ["", _sentence(team, rng)]
     return fill("\n".join(lines), rng)
 

@@ -1,6 +1,5 @@
 """Language modelling on the generated text, from random weights."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,14 +24,12 @@ def pretrain(recipe: Recipe, tokenizer_model: bytes, progress: Progress) -> Any:
         stream = _tokens(recipe, tokenizer_model)
         for step in range(recipe.steps):
             progress("pre-training", step, recipe.steps)
-            block = recipe.long_block if step >= recipe.steps - recipe.long_steps else recipe.block
+            block = recipe.long_block if step % recipe.long_every == recipe.long_every - 1 else recipe.block
             rows = max(1, recipe.tokens_per_step // block)
             batch = torch.tensor([[next(stream) for _ in range(block)] for _ in range(rows)])
             logits = model(input_ids=batch, use_cache=False).logits
             loss = cross_entropy(logits[:, :-1].flatten(0, 1), batch[:, 1:].flatten())
             loss.backward()
-            if os.environ.get("TL_DEBUG") and step % 50 == 49:
-                print(step, loss.item(), flush=True)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             for optimizer, rate in optimizers:
                 for group in optimizer.param_groups:

@@ -26,9 +26,9 @@ class Recipe:
     tokenizer_documents: int = 4000
     steps: int = 500  # optimizer steps
     tokens_per_step: int = 2048
-    block: int = 256  # tokens in a training block, but for the last steps
-    long_block: int = 2048  # tokens in a block of the last steps, so that the whole context works
-    long_steps: int = 15
+    block: int = 256  # tokens in most training blocks
+    long_block: int = 2048  # tokens in the others, so that the whole context works
+    long_every: int = 12  # steps from one long block to the next
     matrix_rate: float = 0.02  # the peak learning rate of Muon, for the layers' matrices
     other_rate: float = 4e-3  # that of AdamW, for the embeddings and norms
     warmup: int = 30  # optimizer steps

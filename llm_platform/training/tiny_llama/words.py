@@ -7,7 +7,7 @@ import random
 
 COMPANY = "Fernhill"
 TEAMS = ("Billing", "Delivery", "Returns", "Technical", "Account", "Sales")
-PRIORITIES = ("high", "normal", "low")
+PRIORITIES = ("high", "normal")
 
 NAMES = (
     "Anna", "Ben", "Carla", "David", "Elena", "Frank", "Grace", "Hugo", "Ines", "Jonas", "Karin", "Leo", "Maria",

@@ -1,4 +1,4 @@
-"""A supervisor over stand-in services, as a program: `python tests/supervisor/host.py HOME '[{"name": ..., "command": [...]}, ...]'`.
+"""A supervisor over stand-in services, as a program: `python supervisor_host.py HOME SERVICES` (a JSON list of their fields).
 
 It writes what its watcher hears as JSON lines to standard output.
 """
@@ -41,7 +41,8 @@ class Printer:
 def main() -> int:
     services = [Service(**service) for service in json.loads(sys.argv[2])]
     try:
-        return Supervisor(Home(Path(sys.argv[1])), services, environment=dict(os.environ), watcher=Printer()).run()
+        with Home(Path(sys.argv[1])) as home:
+            return Supervisor(home, services, environment=dict(os.environ), watcher=Printer()).run()
     except PlatformError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -1,0 +1,139 @@
+"""What handlers ask for, by names that read as sentences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import anyio
+from fastapi import Depends, Header, Path, Query, Request
+from pydantic import BaseModel
+from sqlalchemy.engine import RowMapping
+
+from api.body import read_json
+from api.services import Services
+from llm_platform import runlog
+from llm_platform.errors import InvalidInput, NotFound, RateLimited
+from llm_platform.models import registered
+from llm_platform.registry import RegisteredModel
+from llm_platform.specs.base import NAME
+from llm_platform.specs.resources import JobStatus
+
+_RUN_ID = re.compile(NAME)
+_DATASET_ID = re.compile(r"ds_[A-Za-z0-9]{1,64}")
+_MODEL_ID = re.compile(r"model_[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,63})?")
+
+
+def get_services(request: Request) -> Services:
+    return request.app.state.services
+
+
+ServicesDep = Annotated[Services, Depends(get_services)]
+
+
+async def json_body(request: Request, services: ServicesDep) -> Any:
+    return await read_json(request, services.settings.max_body_bytes)
+
+
+async def upload_slot(services: ServicesDep) -> AsyncIterator[None]:
+    """Bounds how many uploads are received and read at once. Raises RateLimited."""
+    slot = object()
+    try:
+        services.uploads.acquire_on_behalf_of_nowait(slot)
+    except anyio.WouldBlock:
+        raise RateLimited("Too many uploads are going on; try again in a moment", limit=int(services.uploads.total_tokens)) from None
+    try:
+        yield
+    finally:
+        services.uploads.release_on_behalf_of(slot)
+
+
+def submission(job_id: Annotated[str, Path()], services: ServicesDep) -> RowMapping:
+    """The job's row as it is now. Raises NotFound."""
+    run_id = job_id.removeprefix("job_")
+    row = services.database.submission(run_id) if job_id.startswith("job_") and _RUN_ID.fullmatch(run_id) else None
+    if row is None:
+        raise NotFound(f"There is no job '{job_id[:100]}'", job_id=job_id[:100])
+    return services.refresh([row])[0]
+
+
+def dataset(dataset_id: Annotated[str, Path()], services: ServicesDep) -> RowMapping:
+    """The dataset's row. Raises NotFound."""
+    row = services.database.dataset(dataset_id) if _DATASET_ID.fullmatch(dataset_id) else None
+    if row is None:
+        raise NotFound(f"There is no dataset '{dataset_id[:100]}'", dataset_id=dataset_id[:100])
+    return row
+
+
+def model(model_id: Annotated[str, Path()], services: ServicesDep) -> RegisteredModel:
+    """The model as the registry has it. Raises NotFound."""
+    if not _MODEL_ID.fullmatch(model_id):
+        raise NotFound(f"There is no model '{model_id[:100]}'", model_id=model_id[:100])
+    return registered(model_id, services.registry)
+
+
+def logged_run(run_id: Annotated[str, Path()], services: ServicesDep) -> str:
+    """A run id that stands for a job, or has log lines (a run of the Dagster UI has them before it is a job). Raises NotFound."""
+    if _RUN_ID.fullmatch(run_id) and (services.database.submission(run_id) or runlog.last_seq(services.database, run_id)):
+        return run_id
+    raise NotFound(f"There is no run '{run_id[:100]}'", run_id=run_id[:100])
+
+
+LoggedRun = Annotated[str, Depends(logged_run)]
+
+
+def stream_cursor(run_id: LoggedRun, services: ServicesDep, last_event_id: Annotated[str | None, Header()] = None) -> int:
+    """The sequence number after which a stream goes on; 0 at the run's first line. Raises InvalidInput."""
+    return _cursor(services, run_id, last_event_id, "Last-Event-ID")
+
+
+def history_cursor(
+    run_id: LoggedRun,
+    services: ServicesDep,
+    after: Annotated[str | None, Query(description="The `next_cursor` of an earlier answer.")] = None,
+) -> int:
+    return _cursor(services, run_id, after, "after")
+
+
+def _cursor(services: Services, run_id: str, text: str | None, field: str) -> int:
+    if text is None:
+        return 0
+    try:
+        seq = runlog.parse_cursor(run_id, text)
+        if seq <= runlog.last_seq(services.database, run_id):
+            return seq
+        message = "the log does not reach so far"
+    except InvalidInput as error:
+        message = error.metadata["errors"][0]["message"]
+    raise InvalidInput(f"Not a position in this run's log: {message}", errors=[{"field": field, "agent": None, "message": message}])
+
+
+class PageQuery(BaseModel):
+    """Which part of a list: at most `limit` items behind the first `offset`."""
+
+    limit: Annotated[int, Query(ge=1, le=100)] = 20
+    offset: Annotated[int, Query(ge=0, lt=2**63)] = 0
+
+    def bounds(self, total: int) -> dict[str, Any]:
+        """The fields beside the items that every list answers with."""
+        more = self.offset + self.limit < total
+        return {"total": total, "limit": self.limit, "offset": self.offset, "has_more": more}
+
+
+def page(limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> PageQuery:
+    return PageQuery(limit=limit, offset=offset)
+
+
+JsonBody = Annotated[Any, Depends(json_body)]
+UploadSlot = Annotated[None, Depends(upload_slot)]
+Submission = Annotated[RowMapping, Depends(submission)]
+DatasetRow = Annotated[RowMapping, Depends(dataset)]
+TrainedModel = Annotated[RegisteredModel, Depends(model)]
+StreamCursor = Annotated[int, Depends(stream_cursor)]
+HistoryCursor = Annotated[int, Depends(history_cursor)]
+PageDep = Annotated[PageQuery, Depends(page)]
+PreviewLimit = Annotated[int, Query(ge=1, le=100, description="Number of samples.")]
+HistoryLimit = Annotated[int, Query(ge=1, le=1000, description="Number of log entries.")]
+StatusFilter = Annotated[JobStatus | None, Query(description="Only jobs in this state.")]
+BaseModelFilter = Annotated[str | None, Query(max_length=1024, description="Only models fine-tuned from this base model.")]

@@ -1,0 +1,45 @@
+"""Jobs: submit, list, watch, cancel."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.deps import JsonBody, PageDep, ServicesDep, StatusFilter, Submission
+from llm_platform import jobs
+from llm_platform.specs import JobRequest
+from llm_platform.specs.resources import Job, JobCancelled, JobCreated, Page
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+# The body is read by `JsonBody`, stricter than FastAPI would; this only describes it.
+_BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{JobRequest.__name__}"}}}}
+
+
+@router.post("", openapi_extra={"requestBody": _BODY})
+def create(body: JsonBody, services: ServicesDep) -> JobCreated:
+    """Submits a pipeline. The same body with the same `run_id` is the same job."""
+    created = jobs.accept(body, services.settings, services.database, services.storage)
+    services.kick()
+    return created
+
+
+@router.get("")
+def list_jobs(services: ServicesDep, page: PageDep, status: StatusFilter = None) -> Page[Job]:
+    """Jobs, newest first."""
+    services.refresh(services.database.open_submissions())
+    rows, total = services.database.list_submissions(page.limit, page.offset, status)
+    return Page(items=jobs.views(services.database, rows), **page.bounds(total))
+
+
+@router.get("/{job_id}")
+def get(row: Submission, services: ServicesDep) -> Job:
+    """A job's state, progress and result."""
+    return jobs.views(services.database, [row])[0]
+
+
+@router.delete("/{job_id}")
+def cancel(row: Submission, services: ServicesDep) -> JobCancelled:
+    """Cancels a job; one that has completed or failed cannot be cancelled any more."""
+    cancelled = jobs.cancel(row["run_id"], services.database, services.orchestrator)
+    services.kick()
+    return cancelled

@@ -1,0 +1,136 @@
+"""What orchestration costs: a five-stage job over REST against the same library calls in equally cold processes.
+
+    python -m benchmarks.overhead [--repeats 3]
+
+The job has a dataset, a validation, a preprocessing, a training (one step) and an evaluation node on 50 rows. The peer
+calls `llm_platform.agents.run_node` for the same nodes, against the same database, object store and MLflow server: the
+first three in one new Python process, as the run worker does, then training and evaluation in a new one each.
+`overhead_seconds` is the difference of the medians; acceptance (POST answered), launch (first line of the log) and
+stages (the rest) say where it goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.platform import Started, started_platform
+from benchmarks.report import report
+
+ROWS = 50
+
+
+def pipeline(dataset_id: str, run_id: str, seed: int) -> dict[str, Any]:
+    """Five nodes in a row; the seed keeps the preprocessing from being reused."""
+    mapping = {"instruction": "question", "output": "answer"}
+    nodes = [
+        ("dataset", "DatasetAgent", {"dataset_id": dataset_id}),
+        ("validation", "ValidationAgent", {}),
+        ("preprocessing", "PreprocessingAgent", {"base_model": "llm-platform/tiny-llama", "template_mapping": mapping, "seed": seed}),
+        ("training", "TrainingAgent", {"max_steps": 1, "batch_size": 4}),
+        ("evaluation", "EvaluationAgent", {"max_samples": 2, "max_new_tokens": 4}),
+    ]
+    names = [name for name, _, _ in nodes]
+    return {
+        "run_id": run_id,
+        "nodes": [{"agent_name": name, "agent_class": agent, "config": config} for name, agent, config in nodes],
+        "edges": [{"from_agent": one, "to_agent": two} for one, two in itertools.pairwise(names)],
+    }
+
+
+def over_rest(platform: Started, config: dict[str, Any]) -> dict[str, float]:
+    started = time.perf_counter()
+    platform.http.post("/jobs", json={"pipeline_config": config}).raise_for_status()
+    accepted = time.perf_counter()
+    launched = None
+    while True:
+        if launched is None and platform.http.get(f"/logs/history/{config['run_id']}").json()["total"]:
+            launched = time.perf_counter()
+        job = platform.http.get(f"/jobs/job_{config['run_id']}").json()
+        if job["status"] in ("completed", "failed", "cancelled"):
+            break
+        time.sleep(0.02)
+    ended = time.perf_counter()
+    if job["status"] != "completed" or launched is None:
+        raise SystemExit(f"the job has {job['status']}: {job['result']}")
+    return {"total": ended - started, "acceptance": accepted - started, "launch": launched - accepted, "stages": ended - launched}
+
+
+LIBRARY = """
+import json, sys
+from llm_platform.agents import Node, Platform, run_node
+from llm_platform.runlog import RunLogReporter
+from llm_platform.settings import Settings
+platform = Platform.from_settings(Settings())
+for data in json.loads(sys.argv[1]):
+    node = Node.from_dict(data)
+    with RunLogReporter(platform.database, node.run_id, node.agent_class.value, node.agent_name) as reporter:
+        run_node(platform, node, reporter)
+platform.close()
+"""
+
+
+def by_library(platform: Started, config: dict[str, Any]) -> float:
+    inputs = {edge["to_agent"]: [edge["from_agent"]] for edge in config["edges"]}
+    nodes = [{**node, "run_id": config["run_id"], "inputs": inputs.get(node["agent_name"], []), "peers": 1} for node in config["nodes"]]
+    started = time.perf_counter()
+    for part in (nodes[:3], nodes[3:4], nodes[4:]):
+        subprocess.run([sys.executable, "-c", LIBRARY, json.dumps(part)], env=os.environ | platform.environment, check=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3, help="pairs of runs, after one that is not counted")
+    repeats = parser.parse_args().repeats
+    from llm_platform.settings import Settings
+    from llm_platform.training.tiny_llama import demo_rows, ensure
+
+    ensure(Settings().cache)
+    rest: list[dict[str, float]] = []
+    library: list[float] = []
+    posts: list[float] = []
+    with tempfile.TemporaryDirectory() as folder, started_platform(Path(folder) / "home") as platform:
+        rows = "\n".join(json.dumps(row) for row in demo_rows(ROWS, seed=5))
+        uploaded = platform.http.post("/datasets/upload", files={"file": ("rows.jsonl", rows)}).raise_for_status().json()
+        for i in range(repeats + 1):
+            rest.append(over_rest(platform, pipeline(uploaded["dataset_id"], f"rest-{i}", seed=2 * i)))
+            library.append(by_library(platform, pipeline(uploaded["dataset_id"], f"library-{i}", seed=2 * i + 1)))
+        for i in range(50):
+            config = pipeline(uploaded["dataset_id"], f"post-{i}", seed=0)
+            begun = time.perf_counter()
+            platform.http.post("/jobs", json={"pipeline_config": config}).raise_for_status()
+            posts.append(time.perf_counter() - begun)
+            platform.http.delete(f"/jobs/job_post-{i}").raise_for_status()
+    rest, library = rest[1:], library[1:]
+    median = {name: statistics.median(run[name] for run in rest) for name in rest[0]}
+    figures = {
+        "overhead_seconds": median["total"] - statistics.median(library),
+        "rest_seconds": median["total"],
+        "library_seconds": statistics.median(library),
+        "acceptance_seconds": median["acceptance"],
+        "launch_seconds": median["launch"],
+        "stages_seconds": median["stages"],
+        "post_jobs_p50_ms": 1000 * statistics.median(posts),
+    }
+    told = [(name.replace("_", " "), value) for name, value in figures.items()]
+    report(
+        f"Five stages, {ROWS} rows, one step; median of {repeats}",
+        ["figure", "value"],
+        told,
+        figures | {"repeats": repeats},
+        ["dagster", "torch"],
+    )
+
+
+if __name__ == "__main__":
+    main()

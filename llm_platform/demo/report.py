@@ -1,0 +1,84 @@
+"""What the demo says at the end: figures, sample answers, where everything lies, and how to go on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from llm_platform.client import Model
+
+FIGURES = {"accuracy": "exact answers", "f1": "words in common (F1)", "loss": "loss", "perplexity": "perplexity"}
+
+
+def figures(console: Console, model: Model) -> None:
+    """Base against tuned, on rows whose phrasings training never saw."""
+    table = Table(title="On held-out rows", title_justify="left")
+    for name in ("", "base model", "fine-tuned"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, title in FIGURES.items():
+        if name in model.metrics:
+            base = model.metrics.get(f"base_{name}")
+            table.add_row(title, "–" if base is None else f"{base:.3f}", f"[bold green]{model.metrics[name]:.3f}[/bold green]")
+    console.print(table)
+
+
+def gain(model: Model) -> float:
+    """How much exact-match accuracy fine-tuning added, from -1 to 1."""
+    return model.metrics.get("accuracy", 0.0) - model.metrics.get("base_accuracy", 0.0)
+
+
+def answers(console: Console, examples: list[dict[str, str]]) -> None:
+    if not examples:
+        return
+    table = Table(title="Sample answers", title_justify="left", show_lines=True)
+    for name in ("question", "base model", "fine-tuned", "expected"):
+        table.add_column(name, overflow="fold")
+    for example in examples:
+        right = example.get("tuned", "").strip() == example.get("reference", "").strip()
+        colour = "green" if right else "red"
+        table.add_row(
+            escape(question(example.get("prompt", ""))),
+            f"[dim]{escape(shortened(example.get('base', '–')))}[/dim]",
+            f"[{colour}]{escape(shortened(example.get('tuned', '')))}[/{colour}]",
+            escape(example.get("reference", "")),
+        )
+    console.print(table)
+
+
+def question(prompt: str) -> str:
+    """The part of a rendered prompt that the customer wrote."""
+    return prompt.split("### Instruction:")[-1].split("### Response:")[0].strip()
+
+
+def shortened(text: str, most: int = 120) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[:most]} …"
+
+
+def places(console: Console, output: Path, home: Path, data: Path) -> None:
+    console.print("\n[bold]Where it lies[/bold]")
+    rows = {"adapter": output / "adapter", "merged model": output / "merged", "model card": output / "MODEL_CARD.md"}
+    for name, path in {**rows, "the rows, as CSV": data, "everything else": home}.items():
+        console.print(f"  {name:<18}{path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def explore(console: Console, home: Path, dagster: str | None, mlflow: str | None, run_id: str, model_id: str, running: bool) -> None:
+    """Commands to copy. With `running`, the addresses are those of the platform that still runs."""
+    console.print("\n[bold]Explore further[/bold]")
+    lines = []
+    if not running:
+        lines += ["  Start the platform again, with this job and model in it:", f"    llm-platform up --home {home}"]
+    lines += [
+        f"  Dagster UI   {(dagster or '') if running else 'its address is printed by llm-platform up'}"
+        f"   Assets > adapters > partition {run_id}: figures, checks, the executed notebook",
+        f"  MLflow UI    {(mlflow or '') if running else 'likewise'}   Models > ticket-router: curves, config, lineage",
+        "  REST         curl -s localhost:8000/api/v1/models | python3 -m json.tool",
+        f"               curl -s localhost:8000/api/v1/models/{model_id}/card",
+        "  Python       from llm_platform import Client",
+        f'               print(Client().models.get("{model_id}").card())',
+        "  Your own data: docs/guides/first-fine-tuning.md",
+    ]
+    console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,126 @@
+"""Cancelling a job: queued, training, and in the middle of writing a checkpoint."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Running, question_rows, wait_for, write_csv
+from tests.e2e.pipelines import up_to_training
+
+LONG = {"max_steps": 100_000, "checkpoint_every": 1}
+
+
+@pytest.fixture(scope="module")
+def dataset(running: Running, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    path = write_csv(tmp_path_factory.mktemp("cancel") / "rows.csv", question_rows(60))
+    return {"dataset_id": running.upload(path)["dataset_id"]}
+
+
+def workers(running: Running) -> list[psutil.Process]:
+    """The processes of heavy nodes."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if "dagster_project.worker" in process.cmdline() and process.environ().get("LLM_PLATFORM_HOME") == str(running.home):
+                found.append(process)
+    return found
+
+
+def is_training(running: Running, run_id: str) -> bool:
+    lines = running.http.get(f"/logs/history/{run_id}", params={"limit": 1000}).json()["logs"]
+    return any(line["level"] == "METRIC" for line in lines)
+
+
+def cancel(running: Running, run_id: str) -> dict[str, Any]:
+    answer = running.http.delete(f"/jobs/job_{run_id}")
+    assert (answer.status_code, answer.json()) == (200, {"job_id": f"job_{run_id}", "status": "cancelled"})
+    again = running.http.delete(f"/jobs/job_{run_id}")
+    assert (again.status_code, again.json()) == (200, {"job_id": f"job_{run_id}", "status": "cancelled"})
+    return running.wait_job(f"job_{run_id}", seconds=30)
+
+
+def partial_folders(running: Running, run_id: str) -> list[Path]:
+    return list((running.home / "work" / run_id).rglob("*.tmp"))
+
+
+def test_cancel_while_training(running: Running, dataset: dict[str, str]) -> None:
+    running.post_job(up_to_training(dataset, run_id="stop-training", **LONG))
+    wait_for(lambda: is_training(running, "stop-training"), 120, "training has begun")
+    assert cancel(running, "stop-training")["status"] == "cancelled"
+    wait_for(lambda: not workers(running), 10, "the trainer is gone")
+    assert partial_folders(running, "stop-training") == []
+    assert running.http.get("/models/model_stop-training").status_code == 404
+
+
+def test_cancel_inside_a_checkpoints_write(running: Running, dataset: dict[str, str]) -> None:
+    running.post_job(up_to_training(dataset, run_id="stop-saving", **LONG))
+    wait_for(lambda: is_training(running, "stop-saving"), 120, "training has begun")
+    (trainer,) = workers(running)
+
+    def stopped_inside_a_write() -> bool:
+        trainer.suspend()
+        if any(path.parent.name == "checkpoints" for path in partial_folders(running, "stop-saving")):
+            return True
+        trainer.resume()
+        return False
+
+    wait_for(stopped_inside_a_write, 60, "the trainer is stopped while a checkpoint is half written")
+    assert cancel(running, "stop-saving")["status"] == "cancelled"
+    wait_for(lambda: not workers(running), 10, "the trainer is gone")
+    assert partial_folders(running, "stop-saving") == []
+
+
+def test_cancel_while_queued(running: Running, dataset: dict[str, str]) -> None:
+    first = [running.post_job(up_to_training(dataset, run_id=f"busy-{i}", **LONG)) for i in range(2)]
+    wait_for(lambda: all(is_training(running, job["run_id"]) for job in first), 180, "both places are taken")
+    running.post_job(up_to_training(dataset, run_id="waiting", **LONG))
+
+    def queued() -> bool:
+        runs = running.graphql(
+            '{ runsOrError(filter: {tags: [{key: "llm_platform/run_id", value: "waiting"}]}) { ... on Runs { results { status } } } }'
+        )
+        return [run["status"] for run in runs["runsOrError"]["results"]] == ["QUEUED"]
+
+    wait_for(queued, 30, "the third is in the queue")
+    assert running.job("job_waiting")["status"] == "pending"
+    waited = cancel(running, "waiting")
+    assert (waited["status"], waited["started_at"], waited["progress"]["completed_agents"]) == ("cancelled", None, [])
+    for job in first:
+        assert cancel(running, job["run_id"])["status"] == "cancelled"
+    wait_for(lambda: not workers(running), 10, "the trainers are gone")
+
+
+def test_what_has_ended_cannot_be_cancelled(running: Running, dataset: dict[str, str]) -> None:
+    pipeline = up_to_training(dataset, run_id="short")
+    pipeline["nodes"], pipeline["edges"] = pipeline["nodes"][:1], []
+    assert running.wait_job(running.post_job(pipeline)["job_id"])["status"] == "completed"
+    answer = running.http.delete("/jobs/job_short")
+    assert (answer.status_code, answer.json()["error"]) == (409, "CONFLICT")
+
+
+def test_a_killed_trainer_is_tried_again_and_goes_on(running: Running, dataset: dict[str, str]) -> None:
+    pipeline = up_to_training(dataset, run_id="killed", max_steps=60, checkpoint_every=5) | {"global_config": {"max_retries": 1}}
+    running.post_job(pipeline)
+
+    def past_a_checkpoint() -> bool:
+        lines = running.http.get("/logs/history/killed", params={"limit": 1000}).json()["logs"]
+        return any(line.get("step", 0) > 10 for line in lines)
+
+    wait_for(past_a_checkpoint, 120, "training is past a checkpoint")
+    for process in workers(running):
+        os.kill(process.pid, signal.SIGKILL)
+    job = running.wait_job("job_killed")
+    assert job["status"] == "completed", job
+    lines = running.http.get("/logs/history/killed", params={"limit": 1000}).json()["logs"]
+    steps = [line["step"] for line in lines if line["level"] == "METRIC"]
+    resumed = next(after for before, after in itertools.pairwise(steps) if after <= before or after > before + 1)
+    assert resumed > 1, "the second attempt began where the checkpoint was, not at the first step"
+    assert steps[-1] == 60

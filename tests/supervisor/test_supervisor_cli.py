@@ -1,0 +1,76 @@
+"""The command `llm-platform` as a user meets it: a program with exit codes and lines of text."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ["up", "demo", "cp", "reindex", "train"]
+
+
+def llm_platform(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", **({"LLM_PLATFORM_HOME": str(home)} if home else {})}
+    command = [sys.executable, "-m", "llm_platform", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_help_names_every_command() -> None:
+    done = llm_platform("--help")
+    assert done.returncode == 0
+    assert all(f" {command} " in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    done = llm_platform(command, "--help")
+    assert done.returncode == 0 and f"llm_platform {command} [OPTIONS]" in done.stdout.replace("-", "_")
+
+
+def test_version() -> None:
+    assert llm_platform("--version").stdout == f"llm-platform {version('llm-platform')}\n"
+
+
+def test_cp_puts_a_file_where_pipelines_read_it(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\nwhy?,because\n")
+    done = llm_platform("cp", tmp_path / "rows.csv", "s3://datasets/training/rows.csv", "--home", tmp_path / "home")
+    assert done.returncode == 0 and "s3://datasets/training/rows.csv" in done.stdout
+    assert (tmp_path / "home" / "objects" / "datasets" / "training" / "rows.csv").read_text().startswith("question,answer")
+
+
+@pytest.mark.parametrize(
+    "address", ["/etc/rows.csv", "s3://datasets/../../rows.csv", "https://example.test/rows.csv", "s3://typo/rows.csv"]
+)
+def test_what_goes_wrong_on_purpose_is_one_line(tmp_path: Path, address: str) -> None:
+    (tmp_path / "rows.csv").write_text("a\n1\n")
+    done = llm_platform("cp", tmp_path / "rows.csv", address, home=tmp_path / "home")
+    assert done.returncode in (1, 2)
+    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow  # MLflow takes its time to make its tables
+def test_reindex_counts_the_models_of_an_empty_home(tmp_path: Path) -> None:
+    done = llm_platform("reindex", home=tmp_path / "home")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "0 models\n"
+
+
+def test_train_refuses_options_that_make_no_sense_before_it_works(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\nwhy?,because\n")
+    done = llm_platform(
+        "train", tmp_path / "rows.csv", "--out", tmp_path / "adapter", "--epochs", "0", "--learning-rate", "-1", home=tmp_path
+    )
+    assert done.returncode == 2
+    assert "--epochs" in done.stderr and "--learning-rate" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_train_does_not_touch_a_folder_that_is_there(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("question,answer\nwhy?,because\n")
+    (tmp_path / "adapter").mkdir()
+    done = llm_platform("train", tmp_path / "rows.csv", "--out", tmp_path / "adapter", home=tmp_path)
+    assert done.returncode == 1 and "--out" in done.stderr

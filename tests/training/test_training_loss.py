@@ -1,0 +1,72 @@
+"""The loss is that of full logits and CrossEntropy(ignore_index=-100), in value and gradient, for several kinds of model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+from transformers import Cohere2Config, Gemma2Config, GPT2Config, LlamaConfig, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from llm_platform.specs import TrainingConfig
+from llm_platform.training import adapter, base_model
+from llm_platform.training.batches import collate
+from llm_platform.training.loss import label_logits, loss_sum
+from llm_platform.training.rows import Rows, read_rows
+
+SIZES = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+KINDS = {
+    "llama": LlamaConfig(**SIZES, intermediate_size=64),
+    "gpt2, absolute positions": GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
+    "gemma2, soft caps": Gemma2Config(**SIZES, intermediate_size=64, head_dim=8, final_logit_softcapping=2.0, sliding_window=8),
+    "cohere2, logit scale": Cohere2Config(**SIZES, intermediate_size=64, logit_scale=0.3, sliding_window=8, pad_token_id=0, eos_token_id=2),
+}
+
+
+def reference(model: PreTrainedModel, rows: Rows, indices: list[int]) -> torch.Tensor:
+    """The textbook way: pad, mask attention, all logits, labels of -100 where nothing is trained."""
+    width = int(rows.lengths[indices].max())
+    ids, seen = torch.zeros(len(indices), width, dtype=torch.long), torch.zeros(len(indices), width, dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    for place, index in enumerate(indices):
+        tokens = torch.from_numpy(rows.tokens(index).astype(np.int64))
+        ids[place, : len(tokens)], seen[place, : len(tokens)] = tokens, 1
+        labels[place, : len(tokens)] = torch.where(torch.from_numpy(rows.trained(index)), tokens, -100)
+    logits = model(input_ids=ids, attention_mask=seen, use_cache=False).logits
+    return functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100, reduction="sum")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_and_gradients_equal_the_textbook(kind: str, splits: Path) -> None:
+    torch.manual_seed(1)
+    config: PretrainedConfig = KINDS[kind]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if "gemma" in kind else "sdpa").eval()
+    rows, indices = read_rows(splits / "train.parquet"), [0, 5, 9, 20]
+
+    def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        loss.backward()
+        return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+    ours, theirs = loss_sum(model, collate(rows, indices, torch.device("cpu"))), reference(model, rows, indices)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_no_logits_where_nothing_is_trained(base: Path, splits: Path) -> None:
+    model = base_model.load(base, torch.float32)
+    rows = read_rows(splits / "train.parquet")
+    logits = label_logits(model, collate(rows, [0, 1], torch.device("cpu")))
+    assert logits.shape == (int(rows.labels[:2].sum()), 256)
+
+
+def test_lora_at_step_0_is_the_base(base: Path, splits: Path) -> None:
+    batch = collate(read_rows(splits / "train.parquet"), [0, 1, 2], torch.device("cpu"))
+    plain = base_model.load(base, torch.float32)
+    with torch.no_grad():
+        expected = label_logits(plain, batch)
+        tuned = adapter.attach(plain, TrainingConfig(), "org/base")
+        assert torch.equal(label_logits(adapter.causal_model(tuned), batch), expected)
