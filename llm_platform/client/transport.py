@@ -30,7 +30,12 @@ class Transport:
     def __init__(self, base_url: str, *, timeout: float, max_retries: int) -> None:
         self.base_url = base_url.rstrip("/")
         self.max_retries = max_retries
-        self._http = httpx.Client(timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)), follow_redirects=True)
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+            follow_redirects=True,
+            # A proxy that the environment names is for the world outside: it cannot reach a platform on this machine.
+            trust_env=httpx.URL(self.base_url).host not in ("localhost", "127.0.0.1", "::1"),
+        )
 
     def request(
         self, method: str, path: str, *, repeat: bool | None = None, accept: tuple[int, ...] = (), **options: Any

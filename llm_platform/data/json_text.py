@@ -139,9 +139,10 @@ class JsonText:
                 self._take(",")
                 self._peek()
             self.row += 1
-            before, line = self._consumed, self._line()
+            before = self._consumed
             value = self._value()
-            _check_object(value, self.row, line, self._source)
+            if type(value) is not dict:
+                _check_object(value, self.row, self._line(), self._source)
             batch.append(value)
             size += self._consumed - before
             if len(batch) >= BATCH_ROWS or size >= CHUNK:

@@ -55,8 +55,8 @@ def _run(console: Console, home: Path, output: Path, keep: bool) -> int:
             code, job, model = _fine_tune(console, client, home, output)
         console.print(f"\nThe whole demo took {time.monotonic() - began:.0f} s.")
         if model is not None:
-            addresses = (server.address("dagster-webserver"), server.address("mlflow"))
-            report.explore(console, home, *addresses, run_id=job.run_id, model_id=model.model_id, running=keep)
+            dagster, mlflow = server.address("dagster-webserver"), server.address("mlflow")
+            report.explore(console, home, server.api if keep else None, dagster, mlflow, job.run_id, model.model_id)
         if keep:
             console.print(f"\nThe platform goes on at {server.api}; Ctrl-C stops it.")
             server.wait()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -62,23 +64,33 @@ def places(console: Console, output: Path, home: Path, data: Path) -> None:
     console.print("\n[bold]Where it lies[/bold]")
     rows = {"adapter": output / "adapter", "merged model": output / "merged", "model card": output / "MODEL_CARD.md"}
     for name, path in {**rows, "the rows, as CSV": data, "everything else": home}.items():
-        console.print(f"  {name:<18}{path}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {name:<18}{_short(path)}", markup=False, highlight=False, soft_wrap=True)
 
 
-def explore(console: Console, home: Path, dagster: str | None, mlflow: str | None, run_id: str, model_id: str, running: bool) -> None:
-    """Commands to copy. With `running`, the addresses are those of the platform that still runs."""
+def _short(path: Path) -> Path:
+    """The path as one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _command() -> str:
+    """How the command is called from this shell, where the environment may not be active."""
+    return "llm-platform" if shutil.which("llm-platform") else str(_short(Path(sys.executable).parent / "llm-platform"))
+
+
+def explore(console: Console, home: Path, api: str | None, dagster: str | None, mlflow: str | None, run_id: str, model_id: str) -> None:
+    """Commands to copy. `api` is the address of the platform if it goes on running; else they begin with starting it again."""
     console.print("\n[bold]Explore further[/bold]")
     lines = []
-    if not running:
-        lines += ["  Start the platform again, with this job and model in it:", f"    llm-platform up --home {home}"]
+    if api is None:
+        lines += ["  Start the platform again, with this job and model in it:", f"    {_command()} up --home {_short(home)}"]
+        api, dagster, mlflow = "http://localhost:8000/api/v1", "address as printed", "address as printed"
     lines += [
-        f"  Dagster UI   {(dagster or '') if running else 'its address is printed by llm-platform up'}"
-        f"   Assets > adapters > partition {run_id}: figures, checks, the executed notebook",
-        f"  MLflow UI    {(mlflow or '') if running else 'likewise'}   Models > ticket-router: curves, config, lineage",
-        "  REST         curl -s localhost:8000/api/v1/models | python3 -m json.tool",
-        f"               curl -s localhost:8000/api/v1/models/{model_id}/card",
+        f"  Dagster UI   {dagster}: Assets > adapters > partition {run_id}, for figures, checks and the executed notebook",
+        f"  MLflow UI    {mlflow}: Models > ticket-router, for curves, config and lineage",
+        f"  REST         curl -s {api}/models | python3 -m json.tool",
+        f"               curl -s {api}/models/{model_id}/card",
         "  Python       from llm_platform import Client",
-        f'               print(Client().models.get("{model_id}").card())',
+        f'               print(Client("{api}").models.get("{model_id}").card())',
         "  Your own data: docs/guides/first-fine-tuning.md",
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -57,7 +57,7 @@ class Registry:
     """
 
     def __init__(self, tracking_uri: str, artifacts: Path | None = None) -> None:
-        self._uri = tracking_uri
+        self.tracking_uri = tracking_uri
         self._remote = tracking_uri.startswith(("http://", "https://"))
         if artifacts is None and not self._remote:
             if not tracking_uri.startswith("sqlite:///"):
@@ -183,12 +183,12 @@ class Registry:
             return None
         return self._model(version)
 
-    def all(self) -> Iterator[RegisteredModel]:
+    def all(self, page_size: int = 200) -> Iterator[RegisteredModel]:
         """Every model, in no particular order."""
         token = None
         while True:
             with _failures():
-                page = self._client.search_model_versions(max_results=200, page_token=token)
+                page = self._client.search_model_versions(max_results=page_size, page_token=token)
             for version in page:
                 if f"{_PREFIX}model_id" in version.tags:
                     yield self._model(version)
@@ -215,7 +215,7 @@ class Registry:
             return
         try:
             # Not by MLflow's client, which goes on trying for minutes.
-            with urllib.request.urlopen(f"{self._uri.rstrip('/')}/health", timeout=_CHECK_SECONDS):
+            with urllib.request.urlopen(f"{self.tracking_uri.rstrip('/')}/health", timeout=_CHECK_SECONDS):
                 return
         except (OSError, ValueError, urllib.error.HTTPError):
             raise ServiceUnavailable("The model registry (MLflow) does not answer") from None
@@ -235,7 +235,7 @@ class Registry:
             os.environ.setdefault(name, value)
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self._uri, registry_uri=self._uri)
+        return MlflowClient(tracking_uri=self.tracking_uri, registry_uri=self.tracking_uri)
 
     def _experiment(self) -> str:
         from mlflow.exceptions import MlflowException
@@ -296,7 +296,7 @@ class Registry:
         uri = str(run.info.artifact_uri)
         if self._artifacts is not None and uri.startswith("mlflow-artifacts:/"):
             uri = (self._artifacts / uri.removeprefix("mlflow-artifacts:/").lstrip("/")).as_uri()
-        return get_artifact_repository(uri, tracking_uri=self._uri)
+        return get_artifact_repository(uri, tracking_uri=self.tracking_uri)
 
 
 def _check_model_id(model_id: str) -> None:
@@ -382,7 +382,7 @@ def _failures() -> Iterator[None]:
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             raise NotFound("The model registry (MLflow) does not know this run or model") from None
-        raise ServiceUnavailable(f"The model registry (MLflow) failed: {error.error_code}") from None
+        raise ServiceUnavailable(f"The model registry (MLflow) failed: {error.error_code}") from error
     except (OSError, SQLAlchemyError) as error:
         # Errors of `requests` are OSErrors.
-        raise ServiceUnavailable(f"The model registry (MLflow) failed: {type(error).__name__}") from None
+        raise ServiceUnavailable(f"The model registry (MLflow) failed: {type(error).__name__}") from error

@@ -185,6 +185,9 @@ def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
     def wrong(name: str, message: str) -> None:
         errors.append({"field": "edges", "agent": name, "message": message})
 
+    cycle = _cycle(config)
+    if cycle:
+        wrong(cycle[0], f"The edges form a cycle: {' -> '.join([*cycle, cycle[0]])}")
     for (source, target), count in Counter((edge.from_agent, edge.to_agent) for edge in config.edges).items():
         missing = [name for name in dict.fromkeys((source, target)) if name not in classes]
         if missing:
@@ -200,9 +203,6 @@ def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
                 target,
                 f"Node '{target}' ({classes[target]}) takes no edge from '{source}' ({classes[source]}); it takes {', '.join(sources)}",
             )
-    cycle = _cycle(config)
-    if cycle:
-        wrong(cycle[0], f"The edges form a cycle: {' -> '.join([*cycle, cycle[0]])}")
     if not errors:
         for node in config.nodes:
             rule = EDGE_RULES[classes[node.agent_name]]

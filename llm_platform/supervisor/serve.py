@@ -18,6 +18,8 @@ def main() -> None:
         factory,
         factory=True,
         access_log=False,
+        # By default it believes X-Forwarded-For from loopback: any local client could then pass for many.
+        proxy_headers=False,
         # A log stream ends only with its job: do not wait for those who still read one.
         timeout_graceful_shutdown=1,
     )

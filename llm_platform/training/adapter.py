@@ -64,14 +64,14 @@ def attach(model: PreTrainedModel, config: TrainingConfig, base_name: str) -> Pe
     """The base model, frozen, with a fresh adapter whose start depends on `config.seed` alone."""
     peft_config = lora_config(config, model)
     torch.manual_seed(config.seed)
-    with _quiet_peft():
+    with quiet_peft():
         attached = get_peft_model(model, peft_config)
     peft_config.base_model_name_or_path = base_name  # where get_peft_model put the local folder
     return cast(PeftModel, attached)
 
 
 @contextmanager
-def _quiet_peft() -> Iterator[None]:
+def quiet_peft() -> Iterator[None]:
     """peft 0.21 reads a property that transformers 5.23 renamed; the warning is for peft's authors."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -128,7 +128,7 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     if not (folder / ADAPTER_WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
         raise InvalidConfig(f"The folder is no adapter: it lacks {ADAPTER_WEIGHTS} or adapter_config.json")
     try:
-        with _quiet_peft():
+        with quiet_peft():
             model = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
     except (ValueError, RuntimeError, KeyError) as error:
         raise InvalidConfig(f"The adapter does not fit this base model: {str(error).replace(str(folder), 'its folder')[:500]}") from error

@@ -50,9 +50,9 @@ def check_name(name: str, settings: Settings) -> None:
         _allowed_folder(name, settings)
         return
     _check_hub_id(name)
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE and _cached(name) is None:
+    if constants.HF_HUB_OFFLINE and _cached(name) is None:
         raise InvalidConfig(f"Base model '{name}' is not in this machine's cache, and downloads are switched off here (HF_HUB_OFFLINE)")
 
 
@@ -220,15 +220,17 @@ def license_of(folder: Path) -> str | None:
 
 def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """The model on the CPU in `dtype`, in evaluation mode. Raises InvalidConfig if it cannot be loaded whole."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             trust_remote_code=False,
             use_safetensors=True,
-            attn_implementation="sdpa",
+            # PyTorch's own attention kernels have no soft cap (Gemma 2).
+            attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa",
             local_files_only=True,
             output_loading_info=True,
         )

@@ -154,7 +154,7 @@ def test_services_that_are_away(start: Start) -> None:
                 asker.start()
             for asker in askers:
                 asker.join()
-            assert time.monotonic() - started < 2.5
+            assert time.monotonic() - started < 4  # 2 s and a busy machine; one after the other would be 8
             for answer in answers:
                 services = answer.json()["services"]
                 assert answer.status_code == 503 and (services["mlflow"], services["redis"]) == ("unhealthy", "unhealthy")

@@ -136,7 +136,7 @@ def test_a_reader_who_never_reads_holds_nothing_up(api: Api) -> None:
         wait_until(lambda: run_id in api.services.streams._tails)
         api.orchestrator.move(run_id, "completed")
         assert len(stream(api, run_id)) == 2_001
-        assert sum(api.services.streams._clients.values()) == 1
+        wait_until(lambda: sum(api.services.streams._clients.values()) == 1)
     wait_until(lambda: not api.services.streams._clients)
 
 

@@ -211,22 +211,31 @@ def log_line(run_id: str, message: str) -> dict[str, Any]:
     return {"step": 100, "epoch": 1.0, "loss": 1.85, **known, "level": "METRIC"} if message == "step" else known | {"level": "INFO"}
 
 
-@pytest.fixture
-def seen() -> Seen:
-    return Seen(archive=archive({"adapter_config.json": "{}", "weights/adapter_model.safetensors": "weights"}))
-
-
-@pytest.fixture
-def base_url(seen: Seen) -> Iterator[str]:
-    """The address of the server. Its socket listens before the server runs, so that no test has to wait for it."""
+@pytest.fixture(scope="session")
+def server() -> Iterator[tuple[str, Seen]]:
+    """The server, which starts once. Its socket listens before it runs, so that no test has to wait for it."""
+    seen = Seen()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app_of(seen), log_level="error", lifespan="off", ws="none", timeout_graceful_shutdown=1)
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1"
-        server.should_exit = True
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/api/v1", seen
+        running.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def seen(server: tuple[str, Seen]) -> Seen:
+    """What the server remembers, emptied for this test."""
+    found = server[1]
+    vars(found).update(vars(Seen(archive=archive({"adapter_config.json": "{}", "weights/adapter_model.safetensors": "weights"}))))
+    return found
+
+
+@pytest.fixture
+def base_url(server: tuple[str, Seen], seen: Seen) -> str:
+    return server[0]
 
 
 @pytest.fixture

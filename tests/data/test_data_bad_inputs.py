@@ -210,15 +210,6 @@ def test_parquet_texts_are_checked(refused: Refused, tmp_path: Path) -> None:
     assert refused(parquet(tmp_path, pa.table({"a": long})), "a.parquet").metadata == {"row": 2, "column": "a"}
 
 
-def test_parquet_dictionary_bomb(refused: Refused, tmp_path: Path) -> None:
-    """One text of half a megabyte, 400,000 times: a few kilobytes that stand for 200 gigabytes."""
-    text = pa.DictionaryArray.from_arrays(pa.array([0] * 400_000, pa.int32()), pa.array(["x" * 2**19]))
-    content = parquet(tmp_path, pa.table({"a": text}), row_group_size=400_000)
-    assert len(content) < 2**20
-    error = refused(content, "a.parquet")
-    assert error.metadata["allowed"] < error.metadata["bytes"] < 2 * error.metadata["allowed"]
-
-
 @pytest.mark.parametrize("kind", [pa.int64(), pa.list_(pa.int64())], ids=str)
 def test_parquet_bomb_of_overlapping_row_groups(refused: Refused, tmp_path: Path, kind: pa.DataType) -> None:
     """A footer that names the same row group a thousand times."""

@@ -70,9 +70,11 @@ def test_reading_200_mb(tmp_path: Path, form: str) -> None:
 
 
 def test_a_parquet_bomb_is_refused_in_little_memory(tmp_path: Path) -> None:
+    """One text of half a megabyte, 400,000 times: a few kilobytes that stand for 200 gigabytes."""
     path = tmp_path / "upload"
     text = pa.DictionaryArray.from_arrays(pa.array([0] * 400_000, pa.int32()), pa.array(["x" * 2**19]))
     pq.write_table(pa.table({"a": text}), path, row_group_size=400_000)
+    assert path.stat().st_size < 2**20
     error, read, _ = measured(path, "parquet")
     assert "bytes in memory" in str(error)
     assert read < 500

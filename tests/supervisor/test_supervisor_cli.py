@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,8 @@ import pytest
 COMMANDS = ["up", "demo", "cp", "reindex", "train"]
 
 
-def llm_platform(*arguments: str | Path, home: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "120", **({"LLM_PLATFORM_HOME": str(home)} if home else {})}
+def llm_platform(*arguments: str | Path, home: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120", **({"LLM_PLATFORM_HOME": str(home)} if home else {}), **variables}
     command = [sys.executable, "-m", "llm_platform", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
@@ -74,3 +75,20 @@ def test_train_does_not_touch_a_folder_that_is_there(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     done = llm_platform("train", tmp_path / "rows.csv", "--out", tmp_path / "adapter", home=tmp_path)
     assert done.returncode == 1 and "--out" in done.stderr
+
+
+def test_train_makes_an_adapter_without_any_service(tmp_path: Path) -> None:
+    from tests.tiny_models import make_base
+
+    base = make_base(tmp_path / "models" / "tiny")
+    (tmp_path / "rows.csv").write_text("question,answer\n" + "".join(f"where is number {i}?,on shelf {i % 7}\n" for i in range(60)))
+    done = llm_platform(
+        *("train", tmp_path / "rows.csv", "--out", tmp_path / "adapter", "--base-model", base, "--max-steps", "2"),
+        *("--template-question", "question", "--template-answer", "answer"),
+        home=tmp_path / "home",
+        LLM_PLATFORM_MODEL_ROOTS=json.dumps([str(tmp_path / "models")]),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 steps" in done.stdout
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "adapter.work").exists()

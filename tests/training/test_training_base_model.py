@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -88,13 +89,19 @@ def test_a_missing_shard_is_named(root: Path, settings: Settings) -> None:
     assert "lacks model-00002.safetensors" in refused(str(root / "good"), settings)
 
 
-def test_offline_a_hub_id_must_be_in_the_cache(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in refused("org/name", settings)
-    with pytest.raises(InvalidConfig):
-        base_model.resolve("org/name", settings, ListReporter())
+def test_offline_a_hub_id_must_be_in_the_cache(tmp_path: Path) -> None:
+    code = """
+from llm_platform.errors import InvalidConfig
+from llm_platform.settings import Settings
+from llm_platform.training.base_model import check_name
+try:
+    check_name("org/name", Settings())
+except InvalidConfig as error:
+    print(error.message)
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True).stdout
+    assert "HF_HUB_OFFLINE" in told
 
 
 def test_missing_weights_are_not_made_up(root: Path, settings: Settings) -> None:

@@ -1,0 +1,118 @@
+"""The SDK against the platform's own API, with everything real but Dagster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llm_platform import Client, runlog
+from llm_platform.errors import Conflict, DatasetError, InvalidConfig, InvalidInput, NotFound
+from tests.api.api_harness import CSV, Api, Start
+
+# MLflow's own, about the libraries that it uses.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with Start(tmp_path_factory.mktemp("sdk"))() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def client(api: Api) -> Iterator[Client]:
+    with Client(api.url) as found:
+        yield found
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    path = tmp_path / "training_data.csv"
+    path.write_bytes(CSV)
+    return path
+
+
+def pipeline(dataset_id: str, **more: Any) -> dict[str, Any]:
+    node = {"agent_name": "dataset", "agent_class": "DatasetAgent", "config": {"dataset_id": dataset_id}}
+    return {"nodes": [node], "edges": [], **more}
+
+
+def test_health(client: Client) -> None:
+    assert client.health().services["api"] == "healthy"
+
+
+def test_datasets(client: Client, csv: Path) -> None:
+    uploaded = client.datasets.upload(csv)
+    assert (uploaded.filename, uploaded.size_bytes, uploaded.analysis.rows) == ("training_data.csv", len(CSV), 30)
+    assert client.datasets.get(uploaded.dataset_id).format == "csv"
+    assert client.datasets.preview(uploaded.dataset_id, limit=2).samples[1] == {"question": "What is 1 plus 1?", "answer": 2}
+    assert uploaded.dataset_id in [item.dataset_id for item in client.datasets.list(limit=100)]
+    with pytest.raises(DatasetError, match="csv"):
+        client.datasets.upload(csv, format="parquet")
+    with pytest.raises(NotFound):
+        client.datasets.get("ds_nothing")
+
+
+def test_a_job_from_submission_to_its_end(client: Client, api: Api, csv: Path) -> None:
+    dataset = client.datasets.upload(csv)
+    job = client.jobs.create(pipeline(dataset.dataset_id))
+    again = client.jobs.create(pipeline(dataset.dataset_id, run_id=job.run_id))
+    assert (again.job_id, again.created_at) == (job.job_id, job.created_at)
+    with pytest.raises(Conflict, match="taken by another pipeline"):
+        client.jobs.create(pipeline(dataset.dataset_id, run_id=job.run_id, global_config={"max_retries": 7}))
+
+    api.orchestrator.move(job.run_id, "running")
+    database = api.services.database
+    runlog.append(database, job.run_id, [runlog.line("INFO", f"line {number}", agent="DatasetAgent") for number in range(5)])
+    seen: list[str] = []
+
+    def follow() -> None:
+        seen.extend(line.message for line in client.logs.stream(job.run_id) if line.level == "METRIC" or line.message.startswith("line"))
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    runlog.append(database, job.run_id, [runlog.line("METRIC", "step 1", agent="TrainingAgent", step=1, epoch=0.5, loss=1.5)])
+    looks: list[str] = []
+    api.orchestrator.move(job.run_id, "completed")
+    finished = client.jobs.wait(job, timeout=30, on_update=lambda look: looks.append(look.status))
+    reader.join(30)
+    assert (finished.status, looks[-1], finished.error) == ("completed", "completed", None)
+    assert seen == [*(f"line {number}" for number in range(5)), "step 1"]
+
+    page = client.logs.history(job.run_id, limit=4)
+    rest = client.logs.history(job.run_id, after=page.next_cursor)
+    assert len(page.logs) + len(rest.logs) == page.total
+    assert job.run_id in [item.run_id for item in client.jobs.list(status="completed")]
+    with pytest.raises(Conflict):
+        client.jobs.cancel(job)
+
+
+def test_a_job_is_cancelled(client: Client, csv: Path) -> None:
+    job = client.jobs.create(pipeline(client.datasets.upload(csv).dataset_id))
+    assert client.jobs.cancel(job).status == "cancelled"
+    assert client.jobs.wait(job, timeout=30).status == "cancelled"
+    with pytest.raises(NotFound, match="no model"):
+        client.models.get(job.model_id)
+
+
+def test_mistakes_come_back_as_exceptions_with_all_that_was_found(client: Client) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        client.jobs.create({"nodes": [{"agent_name": "dataset", "agent_class": "DatasetAgent", "config": {}}], "edges": []})
+    assert caught.value.metadata["errors"] == [{"field": "file_path", "agent": "dataset", "message": "field required"}]
+    with pytest.raises(InvalidConfig, match="no nodes"):
+        client.jobs.create({"nodes": [], "edges": []})
+    with pytest.raises(InvalidInput):
+        client.jobs.create({"pipeline_config": None})
+    report = {"agent_name": "report", "agent_class": "NotebookAgent", "config": {"notebook": "evaluate_model", "parameters": {"nope": 1}}}
+    with pytest.raises(InvalidConfig, match="no parameter 'nope'"):
+        client.jobs.create({"nodes": [report], "edges": []})
+
+
+def test_models(client: Client) -> None:
+    assert client.models.list().items == []
+    with pytest.raises(NotFound):
+        client.models.get("model_nothing")
