@@ -12,6 +12,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from llm_platform.reporting import ListReporter
+from llm_platform.specs import TrainingConfig
+from llm_platform.training.train import train
+
 COLOURS = ["blue", "green", "yellow", "grey", "white", "black", "coal", "snow", "grass", "sky", "sun", "sea"]
 WORDS = [*COLOURS, *(f"w{number}" for number in range(70))]
 BOS, EOS, UNK = 1, 2, 0
@@ -92,3 +96,12 @@ def tensors(folder: Path, name: str = "adapter_model.safetensors") -> dict[str, 
 def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     """Equal bit by bit."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def make_adapter(base: Path, folder: Path, *, rows: list[dict[str, Any]], steps: int = 60) -> Path:
+    """An adapter that learned these rows by heart, at `folder / "out"`."""
+    splits = make_splits(folder / "splits", validation=0)
+    write_split(splits / "train.parquet", rows)
+    config = TrainingConfig(batch_size=len(rows), learning_rate=1e-2, lora_dropout=0.0, max_steps=steps, checkpoint_every=1000)
+    train(config, base, splits, folder / "out", folder / "work", ListReporter(), base_name="org/base", threads=1)
+    return folder / "out"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 
-from llm_platform.errors import ServiceUnavailable
+from llm_platform.errors import PlatformError
 from llm_platform.registry.models import MetricPoint
 from llm_platform.registry.registry import BATCH, Registry
 
@@ -33,7 +33,7 @@ class MetricBuffer:
             self._waiting.extend(points)
 
     def close(self) -> None:
-        """Writes what is left. Raises ServiceUnavailable if MLflow does not take it."""
+        """Writes what is left. Raises ServiceUnavailable, or NotFound if the run was deleted, when MLflow does not take it."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -46,7 +46,7 @@ class MetricBuffer:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             self.close()
-        except ServiceUnavailable:
+        except PlatformError:
             # What went wrong inside the block is what the caller must hear of.
             if error is None:
                 raise
@@ -55,7 +55,7 @@ class MetricBuffer:
         while not self._closing.wait(self._seconds):
             try:
                 self._flush()
-            except ServiceUnavailable:
+            except PlatformError:
                 continue
 
     def _flush(self) -> None:
@@ -66,7 +66,7 @@ class MetricBuffer:
                 return
             try:
                 self._registry.log_metrics(self._mlflow_run_id, batch)
-            except ServiceUnavailable:
+            except PlatformError:
                 with self._lock:
                     self._waiting.extendleft(reversed(batch[: MAX_WAITING - len(self._waiting)]))
                 raise

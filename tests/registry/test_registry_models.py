@@ -21,6 +21,9 @@ from llm_platform.errors import InvalidConfig, NotFound, ServiceUnavailable
 from llm_platform.registry import DatasetInput, MetricBuffer, MetricPoint, Registry, card
 from tests.servers import free_port, mlflow_server
 
+# MLflow's own tables, with SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning")
+
 DATASET = DatasetInput(name="tickets", digest="a1" * 32, source_address="s3://datasets/t.csv", rows=2000, dataset_id="ds_1")
 OTHER = DatasetInput(name="more", digest="b2" * 32, source_address="s3://datasets/m.csv")
 CONFIG: dict[str, Any] = {"method": "lora", "epochs": 3, "learning_rate": 2e-4, "target_modules": ["q", "v"], "max_steps": None}

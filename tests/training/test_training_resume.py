@@ -27,7 +27,7 @@ STEPS = 15
 
 
 def run(base: Path, splits: Path, folder: Path, reporter: ListReporter, config: TrainingConfig = CONFIG) -> TrainingResult:
-    return train(config, base, splits, folder / "out", folder / "work", reporter, base_name="org/base", threads=2)
+    return train(config, base, splits, folder / "out", folder / "work", reporter, base_name="org/base", threads=1)
 
 
 def first_step(reporter: ListReporter) -> int:
@@ -79,7 +79,7 @@ class Printing(ListReporter):
 base, splits, folder, config = sys.argv[1:]
 folder = Path(folder)
 config = TrainingConfig.model_validate_json(config)
-train(config, Path(base), Path(splits), folder / "out", folder / "work", Printing(), base_name="org/base", threads=2)
+train(config, Path(base), Path(splits), folder / "out", folder / "work", Printing(), base_name="org/base", threads=1)
 """
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
         run(base, splits, tmp_path, ListReporter(cancel_after=9))
     newest = checkpoint.folders(tmp_path / "work" / "checkpoints")[-1]
     content = (newest / "tensors.safetensors").read_bytes()
-    (newest / "tensors.safetensors").write_bytes(content[:-8] + bytes(8))
+    (newest / "tensors.safetensors").write_bytes(bytes(255 - byte for byte in content))
     result = run(base, splits, tmp_path, ListReporter())
     assert result.resumed_from is not None and result.resumed_from < checkpoint_step(newest)
     assert same_tensors(tensors(tmp_path / "out"), tensors(unbroken[1] / "out"))

@@ -32,7 +32,7 @@ CONFIG = {"batch_size": 4, "learning_rate": 1e-2, "lora_r": 4, "epochs": 2}
 def run(base: Path, splits: Path, folder: Path, reporter: ListReporter | None = None, **config: Any) -> tuple[TrainingResult, ListReporter]:
     reporter = reporter or ListReporter()
     made = TrainingConfig(**{**CONFIG, **config})
-    return train(made, base, splits, folder / "out", folder / "work", reporter, base_name="org/base", threads=2), reporter
+    return train(made, base, splits, folder / "out", folder / "work", reporter, base_name="org/base", threads=1), reporter
 
 
 def metrics(reporter: ListReporter) -> list[dict[str, Any]]:
@@ -185,11 +185,6 @@ def test_a_loss_that_is_not_finite_names_its_rows(tmp_path: Path) -> None:
     assert 74 in caught.value.metadata["rows"] and len(caught.value.metadata["rows"]) <= 2
     assert "74" in caught.value.message and "learning_rate" in caught.value.message
     assert not (tmp_path / "out").exists()
-
-
-def test_a_learning_rate_that_blows_up_stops(base: Path, splits: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="not a finite number"):
-        run(base, splits, tmp_path, learning_rate=10.0, lora_alpha=60_000, max_grad_norm=1e6, epochs=20)
 
 
 def test_rows_without_a_trained_token_stop(base: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def documents(seed: int) -> Iterator[str]:
     """Documents without end; equal seeds give equal documents."""
     rng = random.Random(f"corpus-{seed}")
     kinds = (_story, _handbook, _everyday, _structured, _directory, _noise)
-    weights = (72, 10, 6, 5, 3, 2)
+    weights = (84, 6, 4, 3, 2, 1)
     while True:
         yield rng.choices(kinds, weights)[0](rng)
 
@@ -107,7 +107,7 @@ def _sentence(team: str, rng: random.Random, mood: Topic | None = None) -> str:
     if rng.random() < 0.4:
         text += f"{rng.choice(JOINS)} {lower(_clause(team, rng))}"
     text = text.replace("We was", "We were").replace("we was", "we were").replace("hey was", "hey were")
-    after = " " + rng.choice(mood.acts) if mood and rng.random() < 0.4 else rng.choice(AFTER)
+    after = " " + rng.choice(mood.acts) if mood and rng.random() < 0.3 else rng.choice(AFTER)
     return text + after + rng.choice((".", ".", ".", ".", "!"))
 
 
@@ -124,14 +124,14 @@ def _story(rng: random.Random) -> str:
     """A few sentences that stay with one subject and one mood; often it is said at the end whose work it was."""
     team = rng.choice(TEAMS)
     level, mood = rng.choice((("high", HURRY), ("high", HURRY), ("normal", CALM), ("normal", None)))
-    parts = [_sentence(team, rng, mood) for _ in range(rng.randint(1, 3))]
-    for _ in range(rng.randint(1, 2) if mood else 0):
+    parts = [_sentence(team, rng, mood) for _ in range(rng.choice((1, 1, 2, 3)))]
+    for _ in range(rng.choice((0, 1, 1)) if mood else 0):
         parts.insert(rng.randint(0, len(parts)), _mood(mood or CALM, rng))
-    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+    for _ in range(rng.choice((0, 0, 0, 1, 1))):
         parts.insert(rng.randint(0, len(parts)), rng.choice(EVERYDAY))
     ends = [rng.choice(TEAM_ENDS).replace("{team}", team), rng.choice(LEVEL_ENDS).replace("{level}", level)]
     rng.shuffle(ends)
-    parts += [end for end in ends if rng.random() < 0.6]
+    parts += ends if rng.random() < 0.8 else ends[:1]
     return fill(" ".join(parts), rng)
 
 
