@@ -58,6 +58,31 @@ class ConsoleReporter:
         return None
 
 
+class Forwarding:
+    """Passes everything on; the base of a reporter that adds something to another."""
+
+    def __init__(self, inner: Reporter) -> None:
+        self._inner = inner
+
+    def info(self, message: str, **data: Any) -> None:
+        self._inner.info(message, **data)
+
+    def warn(self, message: str, **data: Any) -> None:
+        self._inner.warn(message, **data)
+
+    def error(self, message: str, **data: Any) -> None:
+        self._inner.error(message, **data)
+
+    def metric(self, message: str, *, step: int, epoch: float, **values: float) -> None:
+        self._inner.metric(message, step=step, epoch=epoch, **values)
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self._inner.progress(done, total, what)
+
+    def check_cancelled(self) -> None:
+        self._inner.check_cancelled()
+
+
 class ListReporter(ConsoleReporter):
     """Keeps what was reported, as (level, message, data); `cancel_after` raises `Cancelled` at that many checks."""
 

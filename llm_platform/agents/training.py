@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from typing import Any
@@ -9,26 +10,23 @@ from typing import Any
 from llm_platform.agents.models import project
 from llm_platform.agents.node import Work
 from llm_platform.registry import DatasetInput, MetricBuffer, MetricPoint
-from llm_platform.reporting import Reporter
+from llm_platform.reporting import Forwarding, Reporter
 from llm_platform.specs import AgentClass, TrainingConfig
 from llm_platform.specs.results import NodeResult
 from llm_platform.training import base_model
 
 
-class _Recorded:
-    """A reporter that also hands training figures to MLflow."""
+class _Recorded(Forwarding):
+    """Also hands training figures to MLflow."""
 
     def __init__(self, inner: Reporter, buffer: MetricBuffer) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._buffer = buffer
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
     def metric(self, message: str, *, step: int, epoch: float, **values: float) -> None:
-        self._inner.metric(message, step=step, epoch=epoch, **values)
+        super().metric(message, step=step, epoch=epoch, **values)
         at = int(time.time() * 1000)
-        self._buffer.add([MetricPoint(key=f"train/{name}", value=value, step=step, timestamp_ms=at) for name, value in values.items()])
+        self._buffer.add([MetricPoint(key=name, value=value, step=step, timestamp_ms=at) for name, value in values.items()])
 
 
 def run_training(work: Work) -> NodeResult:
@@ -105,6 +103,5 @@ def run_training(work: Work) -> NodeResult:
 
 
 def _tags(splits: dict[str, Any], licence: str | None) -> dict[str, str]:
-    report = splits["report"]
-    tags = {"splits_digest": splits["digest"], "funnel": " -> ".join(f"{name} {rows}" for name, rows in report["funnel"].items())}
+    tags = {"splits_digest": splits["digest"], "preprocessing_funnel": json.dumps(splits["report"]["funnel"])}
     return tags | ({"base_license": licence} if licence else {})

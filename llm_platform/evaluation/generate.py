@@ -56,7 +56,7 @@ def _greedy_batch(
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     seen = torch.zeros(len(prompts), width, dtype=torch.long)
     for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.from_numpy(prompt)
+        ids[row, width - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
         seen[row, width - len(prompt) :] = 1
     ids, seen = ids.to(model.device), seen.to(model.device)
     positions = (seen.cumsum(-1) - 1).clamp(min=0)

@@ -209,10 +209,8 @@ def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
             count = sum(edge.to_agent == node.agent_name for edge in config.edges)
             if count < rule.least or (rule.most is not None and count > rule.most):
                 need = f"exactly {rule.least}" if rule.least == rule.most else f"at least {rule.least}"
-                wrong(
-                    node.agent_name,
-                    f"Node '{node.agent_name}' ({node.agent_class}) needs {need} edge from {' or '.join(sorted(rule.sources))}; it has {count}",
-                )
+                sources = " or ".join(sorted(rule.sources))
+                wrong(node.agent_name, f"Node '{node.agent_name}' ({node.agent_class}) needs {need} edge from {sources}; it has {count}")
     return errors
 
 

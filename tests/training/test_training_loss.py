@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from llm_platform.training.batches import collate
 from llm_platform.training.loss import label_logits, loss_sum
 from llm_platform.training.rows import Rows, read_rows
 
-SIZES = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-KINDS = {
+SIZES: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+KINDS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SIZES, intermediate_size=64),
     "gpt2, absolute positions": GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2),
     "gemma2, soft caps": Gemma2Config(**SIZES, intermediate_size=64, head_dim=8, final_logit_softcapping=2.0, sliding_window=8),
@@ -42,8 +43,9 @@ def reference(model: PreTrainedModel, rows: Rows, indices: list[int]) -> torch.T
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradients_equal_the_textbook(kind: str, splits: Path) -> None:
     torch.manual_seed(1)
-    config: PretrainedConfig = KINDS[kind]
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, attn_implementation="eager" if "gemma" in kind else "sdpa").eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        KINDS[kind], attn_implementation="eager" if "gemma" in kind else "sdpa"
+    ).eval()
     rows, indices = read_rows(splits / "train.parquet"), [0, 5, 9, 20]
 
     def gradients(loss: torch.Tensor) -> dict[str, torch.Tensor]:
