@@ -102,6 +102,7 @@ def platform(home: Path, **environment: str) -> Iterator[Running]:
         try:
             running.connect()
             yield running
+            running.http.close()
         finally:
             process.send_signal(signal.SIGTERM)
             try:

@@ -73,7 +73,7 @@ def test_the_whole_job_ends_well(finished: dict[str, Any]) -> None:
 def test_the_log_tells_the_story(running: Running, finished: dict[str, Any]) -> None:
     history = running.http.get("/logs/history/whole-1", params={"limit": 1000}).json()
     assert history["total"] == len(history["logs"])
-    assert [line["step"] for line in history["logs"] if "loss" in line] == [1, 2]
+    assert [line["step"] for line in history["logs"] if line["level"] == "METRIC" and "loss" in line] == [1, 2]
     agents = [line["agent"] for line in history["logs"]]
     assert list(dict.fromkeys(agent for agent in agents if agent)) == [
         "DatasetAgent", "ValidationAgent", "PreprocessingAgent", "TrainingAgent", "EvaluationAgent", "ExportAgent", "NotebookAgent",
