@@ -17,7 +17,7 @@ from dagster._core.launcher import DefaultRunLauncher, LaunchRunContext
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import serialize_value
+from dagster._serdes import ConfigurableClassData, serialize_value
 
 from dagster_project.zygote import start_run_worker
 from llm_platform.settings import Settings
@@ -40,6 +40,10 @@ class LocalRunLauncher(DefaultRunLauncher):
             start_run_worker(Settings().root, serialize_value(args))
         except (ConnectionError, FileNotFoundError):
             super().launch_run(context)
+
+    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(inst_data)
+        self._interrupted: set[str] = set()
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -69,8 +73,14 @@ class LocalRunLauncher(DefaultRunLauncher):
         if process is None:
             self._instance.report_run_canceled(run, "The run worker was gone already.")
         else:
-            threading.Thread(target=self._stop, args=(run_id, process), daemon=True).start()
+            self._interrupt(run_id, process)
         return True
+
+    def _interrupt(self, run_id: str, process: psutil.Process) -> None:
+        """Once per run: every further signal would disturb it while it cleans up."""
+        if run_id not in self._interrupted:
+            self._interrupted.add(run_id)
+            threading.Thread(target=self._stop, args=(run_id, process), daemon=True).start()
 
     def _stop(self, run_id: str, process: psutil.Process) -> None:
         """Interrupts a run worker, which then cleans up and says that it was cancelled; kills it if it does not."""

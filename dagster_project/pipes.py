@@ -15,12 +15,15 @@ from contextlib import suppress
 
 import dagster as dg
 import psutil
+from dagster._utils.interrupts import capture_interrupts
 
 from llm_platform.agents import Node, Platform
 from llm_platform.errors import PlatformError, TrainingError, from_body
 from llm_platform.specs.results import NodeResult
 
 TERM_SECONDS = 3.0
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP's threads spin while they wait, by default: two trainings on one machine then take five times as long (measured)."""
 WORKER = [sys.executable, "-m", "dagster_project.worker"]
 
 
@@ -32,13 +35,14 @@ def run_in_process_group(context: dg.OpExecutionContext, platform: Platform, nod
         message_reader=dg.PipesTempFileMessageReader(),
         extras={"node": node.to_dict()},
     ) as session:
-        env = os.environ | session.get_bootstrap_env_vars() | {"LLM_PLATFORM_PARENT": str(os.getpid())}
+        env = QUIET_THREADS | os.environ | session.get_bootstrap_env_vars() | {"LLM_PLATFORM_PARENT": str(os.getpid())}
         process = subprocess.Popen(WORKER, env=env, start_new_session=True, stdin=subprocess.DEVNULL)
         try:
             code = process.wait()
         finally:
-            _end_group(process)
-            _sweep(platform, node)
+            with capture_interrupts():  # a second request to stop must not cut the cleaning up short
+                _end_group(process)
+                _sweep(platform, node)
     if code == 0:
         row = platform.database.node(node.run_id, node.agent_name)
         if row is not None and row["result"] is not None:

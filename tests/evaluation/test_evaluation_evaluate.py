@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from llm_platform.errors import Cancelled, DatasetError
 from llm_platform.evaluation.evaluate import EvaluationResult, evaluate
@@ -61,6 +61,16 @@ def test_answers_equal_one_by_one_generation(batch_size: int, base: Path, adapte
     expected = [one_by_one(model, prompt, 12) for prompt in prompts]
     assert [answer.ids + [EOS] * answer.stopped for answer in answers] == expected
     assert {answer.stopped for answer in answers} == {True, False} or all(answer.stopped for answer in answers)
+
+
+def test_padding_does_not_shift_absolute_positions(known: Path) -> None:
+    """Rotary positions are relative and would hide it."""
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=256, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4, bos_token_id=1, eos_token_id=2)
+    model = GPT2LMHeadModel(config).eval()
+    prompts = [read_rows(known).prompt(index) for index in range(16)]
+    answers = greedy(model, prompts, ends={EOS}, max_new_tokens=8, batch_size=16, reporter=ListReporter(), what="answers")
+    assert [answer.ids + [EOS] * answer.stopped for answer in answers] == [one_by_one(model, prompt, 8) for prompt in prompts]
 
 
 def test_answers_end_at_the_models_context(base: Path) -> None:

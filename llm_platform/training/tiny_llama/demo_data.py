@@ -1,9 +1,9 @@
-"""The demo data: support tickets of an invented shop, and where each of them should go."""
+"""The demo data: support tickets of an invented shop, and the team that each of them should go to."""
 
 import random
 
-from llm_platform.training.tiny_llama.phrases import HELD_OUT, TRAIN, Phrases
-from llm_platform.training.tiny_llama.words import FAMILIES, NAMES, PRIORITIES, TEAMS, fill
+from llm_platform.training.tiny_llama.phrases import HELD_OUT, MATTERS, TRAIN, Phrases
+from llm_platform.training.tiny_llama.words import TEAMS, fill
 
 # Shares of the training rows that are there to be cleaned away: exact copies, and rows with stray white space.
 DUPLICATES = 0.02
@@ -11,8 +11,10 @@ MESSY = 0.03
 
 
 def demo_rows(count: int, seed: int, held_out: bool = False) -> list[dict[str, str]]:
-    """`count` rows with a `question` (a customer's message) and an `answer` (team and priority); equal arguments give
-    equal rows. Held-out rows use phrasings that no training row uses, and hold neither copies nor messy rows."""
+    """`count` rows with a `question` (a customer's message) and an `answer` (the team); equal arguments give equal rows.
+
+    Held-out rows use phrasings that no training row uses, and hold neither copies nor messy rows.
+    """
     rng = random.Random(f"tickets-{seed}-{held_out}")
     phrases = HELD_OUT if held_out else TRAIN
     rows: list[dict[str, str]] = []
@@ -21,34 +23,21 @@ def demo_rows(count: int, seed: int, held_out: bool = False) -> list[dict[str, s
         if not held_out and rows and dice < DUPLICATES:
             rows.append(dict(rng.choice(rows)))
             continue
-        team, priority = rng.choice(TEAMS), rng.choice(PRIORITIES)
-        question = _ticket(phrases, team, priority, rng)
+        team = rng.choice(TEAMS)
+        question = _ticket(phrases, team, rng)
         if not held_out and dice > 1 - MESSY:
             question = _mess(question, rng)
-        rows.append({"question": question, "answer": f"Team: {team} | Priority: {priority}"})
+        rows.append({"question": question, "answer": f"Team: {team}"})
     return rows
 
 
-def _ticket(phrases: Phrases, team: str, priority: str, rng: random.Random) -> str:
-    """One message. The hint at the hurry and the extra context move about, so that no place gives the label away."""
-    body = [_matter(phrases, team, rng)]
-    if rng.random() < 0.5:
-        body.insert(rng.randint(0, 1), rng.choice(phrases.contexts))
-    body.insert(rng.randint(0, len(body)), rng.choice(phrases.urgency[priority]))
+def _ticket(phrases: Phrases, team: str, rng: random.Random) -> str:
+    """One message. The context stands before or behind the matter, so that no place gives the answer away."""
+    matter = rng.choice(MATTERS[team])
+    body = [rng.choice(phrases.frames).replace("{m}", matter).replace("{M}", matter[0].upper() + matter[1:])]
+    body.insert(rng.randint(0, 1), rng.choice(phrases.contexts))
     parts = [rng.choice(phrases.openings), *body, rng.choice(phrases.closings)]
-    text = " ".join(part for part in parts if part)
-    # A customer has one name, however often the message says it.
-    text = text.replace("{name}", rng.choice(NAMES)).replace("{family}", rng.choice(FAMILIES))
-    return fill(text, rng)
-
-
-def _matter(phrases: Phrases, team: str, rng: random.Random) -> str:
-    """What the customer wants, as a whole sentence."""
-    if rng.random() < 0.6:
-        clause = rng.choice(phrases.problems[team])
-        frame = rng.choice(phrases.problem_frames)
-        return frame.replace("{c}", clause).replace("{C}", clause[0].upper() + clause[1:])
-    return rng.choice(phrases.request_frames).replace("{r}", rng.choice(phrases.requests[team]))
+    return fill(" ".join(part for part in parts if part), rng)
 
 
 def _mess(text: str, rng: random.Random) -> str:
