@@ -56,7 +56,7 @@ def question(prompt: str) -> str:
 
 
 def shortened(text: str, most: int = 120) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text.split()) or "(nothing)"
     return text if len(text) <= most else f"{text[:most]} …"
 
 
