@@ -24,6 +24,7 @@ from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from filelock import FileLock
 from sqlalchemy.engine import RowMapping
 
 from api.orchestration import RunState, RunStatus, UiRun
@@ -58,7 +59,9 @@ class DagsterOrchestrator:
     """The real one: Dagster's instance in `DAGSTER_HOME` and the code location of the workspace file."""
 
     def __init__(self, settings: Settings) -> None:
-        self._instance = DagsterInstance.from_config(str(settings.dagster_home))
+        with FileLock(settings.dagster_lock):  # two processes that make Dagster's tables at once break them
+            self._instance = DagsterInstance.from_config(str(settings.dagster_home))
+            self._instance.get_daemon_heartbeats()
         workspace = settings.workspace or Path(__file__).resolve().parent.parent / "workspace.yaml"
         self._settings = settings
         self._context = WorkspaceProcessContext(self._instance, WorkspaceFileTarget([str(workspace)]))

@@ -42,7 +42,6 @@ class Settings(BaseSettings):
     max_upload_bytes: int = 5 * 2**30
     max_body_bytes: int = 2 * 2**20
     max_streams_per_client: int = 500
-    max_concurrent_runs: int = 2
     threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
 
     @cached_property
@@ -65,6 +64,11 @@ class Settings(BaseSettings):
         path = self.root / "dagster"
         path.mkdir(exist_ok=True)
         return path
+
+    @property
+    def dagster_lock(self) -> Path:
+        """Held while Dagster's instance is opened, which makes its tables the first time."""
+        return self.dagster_home / ".opening.lock"
 
     @property
     def services_file(self) -> Path:

@@ -74,7 +74,8 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     code = Service(
         "dagster-code",
         [
-            *(python, "-m", "dagster", "api", "grpc", "-m", "dagster_project.definitions", "--location-name", LOCATION),
+            *(python, "-m", "dagster_project.instance", "dagster", "api", "grpc"),
+            *("-m", "dagster_project.definitions", "--location-name", LOCATION),
             *("--host", _LOOPBACK, "--port", str(ports["dagster-code"]), "--use-python-environment-entry-point"),
         ],
         probe=f"tcp://{_LOOPBACK}:{ports['dagster-code']}",
@@ -83,7 +84,7 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     webserver = Service(
         "dagster-webserver",
         [
-            *(python, "-m", "dagster_webserver", "-w", str(workspace_file(settings))),
+            *(python, "-m", "dagster_project.instance", "dagster_webserver", "-w", str(workspace_file(settings))),
             *("--host", _LOOPBACK, "--port", str(ports["dagster-webserver"]), "--suppress-warnings"),
         ],
         environment=few_arenas,
@@ -94,7 +95,7 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     )
     daemon = Service(
         "dagster-daemon",
-        (python, "-m", "dagster._daemon", "run", "-w", str(workspace_file(settings))),
+        (python, "-m", "dagster_project.instance", "dagster._daemon", "run", "-w", str(workspace_file(settings))),
         environment=few_arenas,
         after=("dagster-code",),
         stop_rank=1,
