@@ -26,8 +26,8 @@ def as_dagster(model: type[BaseModel]) -> type[dg.Config]:
         default = field.get_default(call_default_factory=True)
         if isinstance(default, BaseModel):
             default = as_dagster(type(default))(**default.model_dump())
-        extra = {} if field.is_required() else {"default": default}
-        fields[name] = (_annotation(field.annotation), Field(description=field.description, **extra))
+        shown = Field(description=field.description) if field.is_required() else Field(default=default, description=field.description)
+        fields[name] = (_annotation(field.annotation), shown)
     return create_model(f"{model.__name__}Launchpad", __base__=dg.Config, __doc__=model.__doc__, **fields)
 
 
@@ -45,7 +45,7 @@ def _annotation(annotation: Any) -> Any:
         shown = _annotation(inner[0]) if len(inner) == 1 else Any
         return shown | None if len(inner) < len(args) and shown is not Any else shown
     if origin is list:
-        return list[_annotation(args[0])]
+        return types.GenericAlias(list, (_annotation(args[0]),))
     if origin is dict:
         return dict[str, Any | None]
     return annotation
@@ -54,7 +54,7 @@ def _annotation(annotation: Any) -> Any:
 @cache
 def stage_config(agent_class: AgentClass) -> type[dg.Config]:
     """Config of a stage: its nodes, each with its typed config and the names of the nodes whose edges lead to it."""
-    node = create_model(
+    node: Any = create_model(
         f"{agent_class.value}Node",
         __base__=dg.Config,
         agent_name=(str, Field(description="Name of the node in the graph.")),

@@ -35,7 +35,7 @@ def run_in_process_group(context: dg.OpExecutionContext, platform: Platform, nod
         message_reader=dg.PipesTempFileMessageReader(),
         extras={"node": node.to_dict()},
     ) as session:
-        env = QUIET_THREADS | os.environ | session.get_bootstrap_env_vars() | {"LLM_PLATFORM_PARENT": str(os.getpid())}
+        env = QUIET_THREADS | dict(os.environ) | dict(session.get_bootstrap_env_vars()) | {"LLM_PLATFORM_PARENT": str(os.getpid())}
         process = subprocess.Popen(WORKER, env=env, start_new_session=True, stdin=subprocess.DEVNULL)
         try:
             code = process.wait()

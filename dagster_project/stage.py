@@ -44,7 +44,7 @@ def stage_asset(
     name, `observe` is called after each node, whether it failed or not.
     """
     stage = STAGES[agent_class]
-    schema = stage_config(agent_class).to_config_schema()
+    schema = stage_config(agent_class).to_config_schema().as_field()
     upstream = {
         asset.key.path[-1]: dg.AssetIn(key=asset.key, dagster_type=dg.Nothing, partition_mapping=_mapping(asset)) for asset in after
     }

@@ -28,7 +28,7 @@ class PlatformError(Exception):
 
     code: ClassVar[str] = "INTERNAL_ERROR"
     status: ClassVar[int] = 500
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
     """True where trying the same thing again can help (input and output, never data or configuration)."""
 
     def __init__(self, message: str, **metadata: Any) -> None:
