@@ -54,7 +54,7 @@ def _annotation(annotation: Any) -> Any:
 @cache
 def stage_config(agent_class: AgentClass) -> type[dg.Config]:
     """Config of a stage: its nodes, each with its typed config and the names of the nodes whose edges lead to it."""
-    node: Any = create_model(
+    node = create_model(
         f"{agent_class.value}Node",
         __base__=dg.Config,
         agent_name=(str, Field(description="Name of the node in the graph.")),
@@ -64,6 +64,6 @@ def stage_config(agent_class: AgentClass) -> type[dg.Config]:
     return create_model(
         f"{agent_class.value}Stage",
         __base__=dg.Config,
-        nodes=(list[node], Field(default=[], description="The nodes of this stage.")),
+        nodes=(types.GenericAlias(list, (node,)), Field(default=[], description="The nodes of this stage.")),
         max_retries=(int, Field(default=0, description="Retries of a node whose failure can pass by itself.")),
     )

@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from llm_platform.training.tiny_llama.tokenizer import save, train
 
 
 def ensure(cache: Path, progress: Progress | None = None, recipe: Recipe = RECIPE) -> Path:
-    """The model's folder in `cache`, built when it is missing (about a minute and a half on two cores).
+    """The model's folder in `cache`, built when it is missing (about two minutes on two cores).
 
     Many processes may ask at once: one builds, the others wait. `progress(what, done, total)` is called often. A folder
     under the final name is always whole, since it gets that name last.
@@ -32,8 +33,7 @@ def ensure(cache: Path, progress: Progress | None = None, recipe: Recipe = RECIP
     try:
         if folder.is_dir():  # another process built it while this one waited
             return folder
-        for leftover in cache.glob(f".{name}.*.tmp"):  # of a builder that was killed: only this process builds now
-            shutil.rmtree(leftover, ignore_errors=True)
+        _sweep(cache, name)
         building = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=cache))
         try:
             _build(building, recipe, digest, report)
@@ -47,6 +47,17 @@ def ensure(cache: Path, progress: Progress | None = None, recipe: Recipe = RECIP
         return folder
     finally:
         lock.release()
+
+
+def _sweep(cache: Path, name: str) -> None:
+    """Removes what killed builders left: of this recipe, whose lock is held, and of others whose lock nobody holds."""
+    for leftover in cache.glob(".tiny-llama-*.tmp"):
+        owner = leftover.name.split(".")[1]
+        if owner == name:
+            shutil.rmtree(leftover, ignore_errors=True)
+            continue
+        with suppress(Timeout), FileLock(cache / f".{owner}.lock").acquire(timeout=0):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _acquire(lock: FileLock, report: Progress) -> None:

@@ -161,7 +161,7 @@ def _directory(rng: random.Random) -> str:
         rows = [f"| {team} | {rng.randint(1, 9)} | {rng.choice(NAMES)} |" for team in rng.sample(TEAMS, 3)]
         return "\n".join(["| Team | Floor | Lead |", "| --- | --- | --- |", *rows])
     if dice < 0.7:
-        return f"Team: {rng.choice(TEAMS)}\nFloor: {rng.randint(1, 9)}\nLead: {rng.choice(NAMES)} {rng.choice(FAMILIES)}"
+        return f"Desk: {rng.choice(TEAMS)}\nFloor: {rng.randint(1, 9)}\nLead: {rng.choice(NAMES)} {rng.choice(FAMILIES)}"
     works = rng.sample(("paint the hall", "water the plants", "clean the windows", "buy milk", "order paper"), 3)
     return "\n".join(f"* {work} | Priority: {rng.choice(PRIORITIES)}" for work in works)
 

@@ -42,7 +42,8 @@ def pretrain(recipe: Recipe, tokenizer_model: bytes, progress: Progress) -> Any:
 
 def _optimizers(model: Any, recipe: Recipe) -> list[tuple[Any, float]]:
     """Each optimizer with its peak learning rate. Muon for the layers' matrices: with AdamW alone, the model needs far
-    more tokens until it attends to what a text is about (measured: next to nothing learned of it after 1M tokens)."""
+    more tokens until it attends to what a text is about (after 1M tokens, a probe of the topic was right for 0.36 of the
+    texts with AdamW and for 0.62 to 0.72 with Muon; chance is 0.17)."""
     import torch
 
     matrices, others = [], []

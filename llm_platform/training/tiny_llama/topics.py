@@ -141,7 +141,7 @@ TOPICS: dict[str, Topic] = {
     ),
 }
 
-# No word of hurry is also a word of calm ("no hurry" would be): a model of this size does not learn negation.
+# No word of hurry is also a word of calm ("no hurry" would be), so that a single word tells them apart.
 HURRY = Topic(
     things=(),
     acts=_words(""" at once; immediately; in a great hurry; as quickly as possible; right now; urgently; quickly;
