@@ -61,9 +61,10 @@ def stage_config(agent_class: AgentClass) -> type[dg.Config]:
         inputs=(list[str], Field(default=[], description="Names of the nodes whose results it takes.")),
         config=(as_dagster(CONFIGS[agent_class]), Field(description=f"Config of the {agent_class.value}.")),
     )
+    many: Any = types.GenericAlias(list, (node,))
     return create_model(
         f"{agent_class.value}Stage",
         __base__=dg.Config,
-        nodes=(types.GenericAlias(list, (node,)), Field(default=[], description="The nodes of this stage.")),
+        nodes=(many, Field(default=[], description="The nodes of this stage.")),
         max_retries=(int, Field(default=0, description="Retries of a node whose failure can pass by itself.")),
     )
