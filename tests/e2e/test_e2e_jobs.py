@@ -12,7 +12,7 @@ import pytest
 
 from llm_platform.settings import Settings
 from llm_platform.storage import storage_from
-from tests.e2e.conftest import Running, question_rows, write_csv
+from tests.e2e.conftest import Running, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import BASE_MODEL, edges, node, up_to_training
 
 
@@ -134,6 +134,32 @@ def test_of_two_trainings_the_good_one_stays(running: Running, dataset: dict[str
     assert job["result"]["error"]["metadata"]["agent"] == "doomed"
     assert "no_such_module" in job["result"]["error"]["message"]
     assert running.http.get("/models/model_two-1.training").status_code == 200
+
+
+def test_a_re_execution_in_dagsters_ui_is_the_same_job_and_reuses_what_is_done(running: Running, dataset: dict[str, Any]) -> None:
+    pipeline = up_to_training({"dataset_id": dataset["dataset_id"]}, run_id="once-more", target_modules=["no_such_module"])
+    failed = running.wait_job(running.post_job(pipeline)["job_id"])
+    assert failed["status"] == "failed"
+    query = """{ runsOrError(filter: {tags: [{key: "llm_platform/run_id", value: "once-more"}]})
+      { ... on Runs { results { runId status } } } }"""
+    (parent,) = running.graphql(query)["runsOrError"]["results"]
+    launched = running.graphql(
+        "mutation($p: ReexecutionParams!) { launchPipelineReexecution(reexecutionParams: $p) { __typename "
+        "... on PythonError { message } } }",
+        p={"parentRunId": parent["runId"], "strategy": "ALL_STEPS"},
+    )["launchPipelineReexecution"]
+    assert launched["__typename"] == "LaunchRunSuccess", launched
+
+    def second_run_ended() -> bool:
+        runs = running.graphql(query)["runsOrError"]["results"]
+        return len(runs) == 2 and all(run["status"] == "FAILURE" for run in runs)
+
+    wait_for(second_run_ended, 120, "the second run has ended")
+    again = running.wait_job(failed["job_id"])
+    assert (again["status"], again["result"]["error"]["metadata"]["agent"]) == ("failed", "training")
+    lines = running.http.get("/logs/history/once-more", params={"limit": 1000}).json()["logs"]
+    reused = [line["agent_name"] for line in lines if line["message"].startswith("Already done by an earlier attempt")]
+    assert reused == ["dataset", "validation", "preprocessing"]
 
 
 def test_failed_validation_fails_the_check_in_dagster(running: Running, tmp_path: Path) -> None:
