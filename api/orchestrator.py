@@ -88,7 +88,12 @@ class DagsterOrchestrator:
         location = request.get_code_location(LOCATION)
         selection = [AssetKey(stage) for stage in stages(pipeline)]
         selector = JobSubsetSelector(
-            location_name=location.name, repository_name=REPOSITORY, job_name=JOB, op_selection=None, asset_selection=selection
+            location_name=location.name,
+            repository_name=REPOSITORY,
+            job_name=JOB,
+            op_selection=None,
+            asset_selection=selection,
+            asset_check_selection=[],
         )
         job = location.get_job(selector)
         config = run_config(pipeline)
@@ -109,7 +114,7 @@ class DagsterOrchestrator:
             job_snapshot=job.job_snapshot,
             parent_job_snapshot=job.parent_job_snapshot,
             asset_selection=frozenset(selection),
-            asset_check_selection=None,
+            asset_check_selection=frozenset(),  # the validation step evaluates its checks itself, for its own run
             resolved_op_selection=job.resolved_op_selection,
             op_selection=None,
             remote_job_origin=job.get_remote_origin(),
