@@ -99,11 +99,15 @@ class Services:
             return
 
     def _warm_up(self) -> None:
-        """Imports what the first upload and the first question about a model would wait for."""
+        """Imports what the first upload and the first question about a model would wait for, and clears up after killed writers."""
         import llm_platform.data.preprocess
         import llm_platform.data.profile
         import llm_platform.data.read  # noqa: F401
 
+        try:
+            self.storage.sweep()
+        except Exception as error:
+            log.warning("What killed writers left in the object store could not be swept (%s)", type(error).__name__)
         if self.settings.resolved_mlflow_url.startswith("http"):
             try:
                 self.registry.get("model_none")
