@@ -19,6 +19,9 @@ import httpx
 import psutil
 import pytest
 
+from llm_platform.settings import Settings
+from llm_platform.training.tiny_llama import demo_rows, ensure
+
 START_SECONDS = 120.0
 T = TypeVar("T")
 
@@ -128,6 +131,7 @@ def leftovers(home: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    ensure(Settings().cache)  # two minutes on a new machine, which are no job's fault
     with platform(tmp_path_factory.mktemp("e2e") / "home") as up:
         yield up
 
@@ -146,6 +150,4 @@ def question_rows(count: int) -> list[dict[str, str]]:
     if real.exists():
         with real.open(encoding="utf-8") as file:
             return [json.loads(text) for text, _ in zip(file, range(count), strict=False)]
-    from llm_platform.training.tiny_llama import demo_rows
-
     return demo_rows(count, seed=1)
