@@ -14,7 +14,6 @@ from llm_platform.specs.results import NodeResult
 
 def _describe(_platform: Platform, results: dict[str, NodeResult]) -> Described:
     from llm_platform.training.charts import loss_png
-
     from llm_platform.training.result import TrainingResult
 
     described: dict[str, object] = {}
