@@ -54,6 +54,8 @@ def _error(platform: Platform, node: Node, code: int) -> PlatformError:
     row = platform.database.node(node.run_id, node.agent_name)
     if row is not None and row["status"] == "failed" and row["error"] is not None:
         return from_body(row["error"])
+    if row is not None and row["status"] == "cancelled":  # told to stop, but not by this run's being cancelled
+        return TrainingError(f"{node.agent_class.value} '{node.agent_name}' was interrupted", agent=node.agent_name)
     how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     error = TrainingError(f"The process of {node.agent_class.value} '{node.agent_name}' {how}", agent=node.agent_name)
     error.retryable = code < 0

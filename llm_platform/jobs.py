@@ -214,6 +214,10 @@ def _result(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str])
 def _error(row: RowMapping, nodes: Sequence[RowMapping]) -> ErrorBody:
     """Why the job failed: what its first failed node said, and in the metadata what the others said."""
     failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["ended_at"])
+    stopped = next((node["agent_name"] for node in nodes if node["status"] == "cancelled"), None)
+    if not failed and stopped is not None:
+        message = f"The platform was stopped while '{stopped}' ran; submit the job again, or re-execute its run in the Dagster UI"
+        return ErrorBody(error="INTERNAL_ERROR", message=message, metadata={"agent": stopped})
     if not failed:
         generic = {"error": "INTERNAL_ERROR", "message": "The job failed without saying why; its log may tell more"}
         return ErrorBody.model_validate(row["error"] or generic)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import OperationalError
 
 from llm_platform.agents import evaluation, export, notebook, preprocessing, sources, training
 from llm_platform.agents.node import Node, Platform, Work, load_upstream
-from llm_platform.errors import PlatformError, StorageError, TrainingError
+from llm_platform.errors import Cancelled, PlatformError, StorageError, TrainingError
 from llm_platform.reporting import Reporter
 from llm_platform.specs import AgentClass
 from llm_platform.specs.results import NodeResult
@@ -44,13 +44,16 @@ def run_node(platform: Platform, node: Node, reporter: Reporter) -> NodeResult:
     database.start_node(node.run_id, node.agent_name, node.agent_class.value, digest)
     try:
         result = AGENTS[node.agent_class](Work(platform, node, upstream, reporter))
+    except Cancelled:
+        database.end_node(node.run_id, node.agent_name, "cancelled")
+        raise
     except Exception as caught:
         error = caught if isinstance(caught, PlatformError) else _unexpected(node, caught)
         reporter.error(error.message)
         partial = node.partial.model_dump(mode="json") if node.partial else None
         database.end_node(node.run_id, node.agent_name, "failed", result=partial, error=error.body())
         raise error from caught
-    except BaseException:  # cancelled, or the process is told to go
+    except BaseException:  # the process is told to go
         database.end_node(node.run_id, node.agent_name, "cancelled")
         raise
     database.end_node(node.run_id, node.agent_name, "completed", result=result.model_dump(mode="json"))
