@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from hashlib import sha256
@@ -40,6 +41,8 @@ UPLOADS = ".uploads/"
 _ABSENT = {"404", "NoSuchKey", "NotFound", "NoSuchBucket", "NoSuchUpload"}
 _READS = 3
 """How often a download that broke off is taken up again."""
+_REPLACED_SECONDS = 0.05
+"""Pause before an object that seems to be missing is looked for again."""
 
 
 class S3Storage(Storage):
@@ -116,7 +119,7 @@ class S3Storage(Storage):
 
     def read_range(self, address: str, start: int = 0, end: int | None = None, chunk: int = CHUNK) -> Iterator[bytes]:
         target = to_address(address)
-        head = self._head(target)
+        head = self._head_to_read(target)
         if head is None:
             raise missing(target)
         start, end = clip_range(start, end, head["ContentLength"])
@@ -249,6 +252,14 @@ class S3Storage(Storage):
                 return self._client.head_object(Bucket=target.bucket, Key=target.key)
         except NotFound:
             return None
+
+    def _head_to_read(self, target: Address) -> dict[str, Any] | None:
+        """As `_head`, but asks again before it says no: a server over a file system takes an object away while it is replaced."""
+        for _ in range(_READS):
+            if (head := self._head(target)) is not None:
+                return head
+            time.sleep(_REPLACED_SECONDS)
+        return None
 
     def _below(self, target: Address) -> list[dict[str, Any]]:
         with _failures(target):
