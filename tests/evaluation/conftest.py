@@ -1,19 +1,3 @@
-"""A tiny base model, and an adapter for it that knows `make_rows(8, 11)` by heart."""
+from tests.tiny_fixtures import adapter, base
 
-from __future__ import annotations
-
-from pathlib import Path
-
-import pytest
-
-from tests.tiny_models import make_adapter, make_base, make_rows
-
-
-@pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_base(tmp_path_factory.mktemp("models") / "base")
-
-
-@pytest.fixture(scope="session")
-def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_adapter(base, tmp_path_factory.mktemp("adapter"), rows=make_rows(8, 11))
+__all__ = ["adapter", "base"]
