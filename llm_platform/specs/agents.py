@@ -14,6 +14,10 @@ from llm_platform.specs.base import NAME, Spec
 
 Format = Literal["csv", "json", "jsonl", "parquet", "txt"]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
+NodeName = Annotated[str, Field(pattern=NAME)]
+TemplateName = Literal[
+    "alpaca", "chatml", "llama2", "llama3", "mistral", "gemma", "phi", "zephyr", "vicuna", "plain", "tokenizer", "custom"
+]
 Metric = Literal["accuracy", "f1", "loss", "perplexity"]
 ExportFormat = Literal["adapter", "merged"]
 
@@ -40,12 +44,39 @@ class DatasetConfig(Spec):
     limit: int | None = Field(default=None, ge=1, le=10**12, description="Use only the first rows, this many.")
 
 
+class ColumnRule(Spec):
+    """What the cells of one column must fulfil. Empty cells are judged by `max_null_share` and `unique` alone."""
+
+    column: Column
+    required: bool = Field(default=True, description="The column must be there.")
+    type: Literal["string", "integer", "number", "boolean", "datetime"] | None = Field(
+        default=None, description="What every cell must be, or be readable as."
+    )
+    min: float | None = Field(default=None, description="Smallest number allowed.")
+    max: float | None = Field(default=None, description="Largest number allowed.")
+    pattern: str | None = Field(default=None, min_length=1, max_length=1000, description="Regular expression that the text contains.")
+    allowed: list[str] | None = Field(default=None, min_length=1, max_length=10_000, description="The values allowed, as text.")
+    min_length: int | None = Field(default=None, ge=0, le=10**9, description="Fewest characters.")
+    max_length: int | None = Field(default=None, ge=0, le=10**9, description="Most characters.")
+    max_null_share: float | None = Field(default=None, ge=0, le=1, description="Allowed share of empty cells; wins over the general one.")
+    unique: bool = Field(default=False, description="No value may occur twice.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ColumnRule:
+        for low, high in (("min", "max"), ("min_length", "max_length")):
+            least, most = getattr(self, low), getattr(self, high)
+            if least is not None and most is not None and least > most:
+                raise ValueError(f"{low} ({least:g}) is larger than {high} ({most:g})")
+        return self
+
+
 class ValidationRules(Spec):
     """What the rows must fulfil, beyond being readable."""
 
     required_columns: list[Column] = Field(default=[], max_length=1000)
     max_null_share: float = Field(default=0.0, ge=0, le=1, description="Allowed share of empty cells, per column.")
     max_duplicate_share: float = Field(default=1.0, ge=0, le=1, description="Allowed share of repeated rows.")
+    columns: list[ColumnRule] = Field(default=[], max_length=1000, description="Rules of single columns.")
 
 
 class ValidationConfig(Spec):
@@ -56,38 +87,93 @@ class ValidationConfig(Spec):
 
 
 class SplitConfig(Spec):
-    """Shares of the rows; they add up to 1."""
+    """Shares of the rows; they add up to 1. Rows of one prompt, or of one group, are never on two sides."""
 
     train: float = Field(default=0.8, gt=0, le=1)
     validation: float = Field(default=0.1, ge=0, lt=1)
     test: float = Field(default=0.1, ge=0, lt=1)
+    validation_inputs: list[NodeName] = Field(
+        default=[], max_length=100, description="Input nodes whose rows are the validation split; its share is then of no account."
+    )
+    test_inputs: list[NodeName] = Field(default=[], max_length=100, description="The same for the test split.")
+    stratify_by: Column | None = Field(default=None, description="Column whose values have the same share in every split.")
+    group_by: Column | None = Field(default=None, description="Column whose equal values stay on one side.")
+    near_duplicates: Literal["together", "ignore"] = Field(default="together", description="Whether near-duplicates stay on one side.")
 
     @model_validator(mode="after")
     def _adds_up(self) -> SplitConfig:
         total = self.train + self.validation + self.test
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train, validation and test must add up to 1; they add up to {total:g}")
+        both = sorted(set(self.validation_inputs) & set(self.test_inputs))
+        if both:
+            raise ValueError(f"{', '.join(both)} cannot be both validation_inputs and test_inputs")
         return self
 
 
-class TemplateMapping(Spec):
-    """Which column fills which slot of the template."""
+class CleanConfig(Spec):
+    """Which rules clean the texts. `true` stands for the defaults, `false` for no rule at all."""
 
-    instruction: Column = "instruction"
+    unicode: Literal["NFC", "NFKC", "off"] = Field(default="NFC", description="Unicode normal form.")
+    control_characters: bool = Field(default=True, description="Remove them, but for tabs and line ends.")
+    whitespace: bool = Field(default=True, description="One kind of line end, at most one blank line, none at the ends.")
+    html: bool = Field(default=False, description="Replace HTML by its text.")
+    empty_rows: bool = Field(default=True, description="Drop rows without a prompt or without an answer.")
+    min_characters: int = Field(default=0, ge=0, le=10**6, description="Drop rows whose last answer has fewer characters.")
+
+
+NO_CLEANING = CleanConfig(unicode="off", control_characters=False, whitespace=False, empty_rows=False)
+
+
+class TemplateMapping(Spec):
+    """Which column fills which slot of the template. If none is named, the dataset's layout decides."""
+
+    instruction: Column | None = None
     input: Column | None = None
-    output: Column = "output"
+    output: Column | None = None
+    system: Column | None = Field(default=None, description="Column with a system prompt of each row.")
+    messages: Column | None = Field(default=None, description="Column with whole conversations, in OpenAI's or ShareGPT's form.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> TemplateMapping:
+        if self.messages is not None and (self.instruction or self.input or self.output):
+            raise ValueError("messages holds whole conversations; give either it, or instruction, input and output")
+        return self
 
 
 class PreprocessingConfig(Spec):
     base_model: str = Field(min_length=1, max_length=1024, description="Hub id, cached model or allowed folder; its tokenizer is used.")
-    clean: bool = True
-    dedup: bool = True
-    template: Literal["alpaca"] = "alpaca"
+    clean: CleanConfig = Field(default=CleanConfig(), description="true, false, or each rule.")
+    dedup: bool = Field(default=True, description="Drop rows equal to an earlier one but for case and white space.")
+    near_dedup: bool = Field(default=False, description="Drop rows nearly equal to an earlier one, too.")
+    near_dedup_threshold: float = Field(default=0.8, ge=0.5, le=1, description="Jaccard similarity from which rows are nearly equal.")
+    template: TemplateName = Field(default="alpaca", description="'tokenizer' is the base model's own, 'custom' is template_source.")
+    template_source: str | None = Field(default=None, min_length=1, max_length=20_000, description="Jinja source of a custom template.")
     template_mapping: TemplateMapping = TemplateMapping()
+    system_prompt: str | None = Field(default=None, min_length=1, max_length=20_000, description="For rows that have none of their own.")
+    train_on: Literal["completions", "last", "all"] = Field(
+        default="completions", description="Every answer, the last one of a conversation, or all tokens."
+    )
     max_length: int = Field(default=1024, ge=8, le=1_048_576, description="Longest row, in tokens.")
-    truncation: Literal["drop", "fail"] = Field(default="drop", description="What happens to rows over max_length.")
+    truncation: Literal["drop", "truncate_prompt", "truncate_end", "fail"] = Field(
+        default="drop", description="What happens to rows over max_length."
+    )
     split: SplitConfig = SplitConfig()
+    contamination: bool = Field(default=True, description="Report how much of the test split occurs in the training split.")
     seed: int = Field(default=42, ge=0, lt=2**32)
+
+    @field_validator("clean", mode="before")
+    @classmethod
+    def _switch(cls, value: object) -> object:
+        return (CleanConfig() if value else NO_CLEANING) if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _custom_source(self) -> PreprocessingConfig:
+        if self.template == "custom" and self.template_source is None:
+            raise ValueError("template 'custom' needs its Jinja source in template_source")
+        if self.template != "custom" and self.template_source is not None:
+            raise ValueError(f"template_source is only for template 'custom'; the template is '{self.template}'")
+        return self
 
 
 class TrainingConfig(Spec):
