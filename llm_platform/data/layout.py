@@ -224,7 +224,7 @@ def _turn(item: Any) -> tuple[str | None, str | None]:
         return None, None
     role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
     if isinstance(content, list):
-        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        parts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
     known = _ROLES.get(role.strip().lower()) if isinstance(role, str) else None
     return known, content if isinstance(content, str) else None
