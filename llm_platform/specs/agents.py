@@ -5,6 +5,7 @@ The names are public: REST, Dagster's launchpad, notebooks and the SDKs all show
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -177,12 +178,17 @@ class PreprocessingConfig(Spec):
 
 
 class TrainingConfig(Spec):
-    method: Literal["lora"] = "lora"
+    method: Literal["lora", "qlora", "full"] = Field(default="lora", description="An adapter, one on a 4-bit base, or all weights.")
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", description="Name in the registry.")
-    lora_r: int = Field(default=16, ge=1, le=1024)
+    lora_r: int = Field(default=16, ge=1, le=1024, description="Rank of the adapter.")
     lora_alpha: float = Field(default=32, gt=0, le=65_536)
     lora_dropout: float = Field(default=0.05, ge=0, lt=1)
-    target_modules: list[Column] | Literal["all-linear"] = "all-linear"
+    target_modules: list[Column] | str = Field(
+        default="all-linear", description="'all-linear', names of modules, or a regular expression of their full names."
+    )
+    use_dora: bool = Field(default=False, description="Weight-decomposed adapters (DoRA).")
+    use_rslora: bool = Field(default=False, description="Scale adapters by alpha over the root of the rank (rsLoRA).")
+    loraplus_ratio: float | None = Field(default=None, ge=1, le=1e4, description="Learning rate of B over that of A (LoRA+).")
     epochs: int = Field(default=1, ge=1, le=10_000)
     max_steps: int | None = Field(default=None, ge=1, le=10**9, description="Optimizer steps; wins over epochs.")
     batch_size: int = Field(default=8, ge=1, le=4096, description="Rows per forward pass.")
@@ -192,7 +198,25 @@ class TrainingConfig(Spec):
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0, le=10)
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
+    optimizer: Literal["auto", "adamw", "paged_adamw", "paged_adamw_8bit"] = Field(
+        default="auto", description="auto is AdamW, and for qlora on a GPU its paged form."
+    )
+    packing: bool = Field(default=False, description="Put several rows into one sequence; no row sees another.")
+    packed_length: int | None = Field(
+        default=None, ge=8, le=1_048_576, description="Tokens of a packed sequence; the longest row's if unset."
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto is bfloat16 on a GPU, float32 on a CPU.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(default="auto", description="auto: when memory asks for it.")
+    evaluate_every: int | None = Field(
+        default=None, ge=1, le=10**9, description="Optimizer steps between validation losses; once an epoch if unset."
+    )
+    early_stopping_patience: int | None = Field(
+        default=None, ge=1, le=10**6, description="Stop after so many validation losses in a row without a new lowest."
+    )
+    keep: Literal["last", "best"] = Field(default="last", description="The weights of the last step, or of the lowest validation loss.")
     checkpoint_every: int = Field(default=100, ge=1, le=10**9, description="Optimizer steps between checkpoints.")
+    checkpoints_kept: int = Field(default=2, ge=1, le=100, description="The newest checkpoints that are kept, beside the best.")
+    resume: bool = Field(default=True, description="Go on from the last checkpoint of the same config and data, if there is one.")
     seed: int = Field(default=42, ge=0, lt=2**32)
 
     @field_validator("target_modules")
@@ -200,7 +224,23 @@ class TrainingConfig(Spec):
     def _not_empty(cls, value: list[str] | str) -> list[str] | str:
         if not value:
             raise ValueError("name at least one module, or say 'all-linear'")
+        if isinstance(value, str):
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression ({error}); give 'all-linear', a list of names, or an expression") from None
         return value
+
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> TrainingConfig:
+        if self.method == "full":
+            fields = ("lora_r", "lora_alpha", "lora_dropout", "target_modules", "use_dora", "use_rslora", "loraplus_ratio")
+            given = [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]
+            if given:
+                raise ValueError(f"method 'full' trains all weights, so {', '.join(given)} would have no effect; leave it out")
+        if self.packed_length is not None and not self.packing:
+            raise ValueError("packed_length has no effect without packing; set packing to true, or leave it out")
+        return self
 
 
 class EvaluationConfig(Spec):

@@ -14,6 +14,9 @@ JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 NodeStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 Level = Literal["INFO", "WARN", "ERROR", "METRIC"]
 ServiceStatus = Literal["healthy", "unhealthy", "disabled"]
+Layout = Literal["messages", "conversations", "instruction", "prompt_completion", "question_answer", "text_label", "text", "unknown"]
+"""OpenAI's chat messages, ShareGPT's conversations, and tables of the named columns."""
+
 ItemT = TypeVar("ItemT")
 
 
@@ -32,7 +35,7 @@ class Page(Resource, Generic[ItemT]):
 
 
 class LengthStats(Resource):
-    """Lengths of the text column's cells, in characters."""
+    """Lengths of texts: of the text column's cells in characters, if nothing else is said."""
 
     avg_length: float
     min_length: int
@@ -68,6 +71,59 @@ class Preview(Resource):
     dataset_id: str
     samples: list[dict[str, Any]]
     total_rows: int
+
+
+class HistogramBin(Resource):
+    """`count` texts have `low` to `high` characters (or tokens), both included."""
+
+    low: int
+    high: int
+    count: int
+
+
+class DetectedLayout(Resource):
+    """What the columns of a dataset are for."""
+
+    name: Layout
+    columns: dict[str, str] = Field(description="The column of each slot: messages, or instruction, input, output, system.")
+
+
+class Turns(Resource):
+    """The turns of a dataset of conversations. `unusable` rows hold none that could be trained on; the figures are of the others."""
+
+    mean: float
+    min: int
+    max: int
+    unusable: int
+
+
+class TokenLengths(Resource):
+    """Lengths in tokens of `rows` rows, taken evenly from the whole dataset."""
+
+    tokenizer: str
+    rows: int
+    stats: LengthStats
+    histogram: list[HistogramBin]
+
+
+class Profile(Resource):
+    """What a person looks for in a dataset first.
+
+    Lengths are of the analysis's text column; of conversations, they are of the contents of all turns together.
+    """
+
+    analysis: Analysis
+    layout: DetectedLayout = DetectedLayout(name="unknown", columns={})
+    histogram: list[HistogramBin]
+    nulls: dict[str, int] = Field(description="Per column, the cells that are null or blank.")
+    duplicates: int = Field(description="Rows that repeat an earlier row exactly.")
+    languages: dict[str, float] = Field(
+        default={}, description="Share of a sample's texts in each language (ISO 639-1; und: too short or unclear), the largest first."
+    )
+    turns: Turns | None = None
+    shortest: dict[str, Any] | None = Field(description="The row with the shortest text, long cells cut.")
+    longest: dict[str, Any] | None
+    tokens: TokenLengths | None = Field(default=None, description="There if a tokenizer was named.")
 
 
 class Progress(Resource):
