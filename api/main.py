@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from api import errors, openapi
 from api.middleware import RequestMiddleware
 from api.orchestration import Orchestrator
-from api.routes import datasets, health, jobs, logs, models
+from api.routes import datasets, health, jobs, logs, models, preflight
 from api.services import Services
 from llm_platform.settings import Settings
 
@@ -33,7 +33,7 @@ def create_app(settings: Settings | None = None, orchestrator: Orchestrator | No
 
     app = FastAPI(title="LLM platform", version=version("llm-platform"), lifespan=lifespan, redirect_slashes=False)
     api = APIRouter(prefix=BASE, responses=errors.RESPONSES)
-    for resource in (jobs, datasets, models, logs, health):
+    for resource in (jobs, preflight, datasets, models, logs, health):
         api.include_router(resource.router)
     app.include_router(api)
     app.include_router(health.router)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-from collections.abc import AsyncIterator
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from io import FileIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -30,7 +34,11 @@ MAX_HEADER_BYTES = 32 * 1024
 FORM_BYTES = 64 * 1024
 """How much longer than the file the whole form may be."""
 BATCH_BYTES = 2**20
-"""Bytes that are handed to a worker thread at a time: hashing and writing them would hold up other requests."""
+"""Bytes that are handed to worker threads at a time: hashing and writing them would hold up other requests."""
+AHEAD = 4
+"""Batches that may wait for a thread."""
+SYNC_BYTES = 64 * 2**20
+"""Bytes after which the disk is told to begin writing, so that not everything is left to the end."""
 STALL_SECONDS = 60.0
 
 
@@ -46,12 +54,11 @@ async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[
     folder.mkdir(parents=True, exist_ok=True)
     with temporary(folder) as home:
         home.mkdir()
-        with (home / "upload").open("xb") as out:
-            form = _Form(out, limit)
+        with (home / "upload").open("xb", buffering=0) as out, _Form(out, limit) as form:
             try:
                 parser = MultipartParser(options[b"boundary"], form.callbacks(), max_header_size=MAX_HEADER_BYTES)
-                async for batch in _batches(request, limit + FORM_BYTES):
-                    await run_in_threadpool(parser.write, batch)
+                await _feed(request, limit + FORM_BYTES, parser, form)
+                await run_in_threadpool(form.finish)
             except FormParserError:
                 raise invalid("The body is not a well-formed multipart form, or one of its headers is too long", "body") from None
             except OSError as error:
@@ -61,17 +68,38 @@ async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[
         yield form.upload(home / "upload")
 
 
-async def _batches(request: Request, limit: int) -> AsyncIterator[bytes]:
-    waiting = bytearray()
+async def _feed(request: Request, limit: int, parser: MultipartParser, form: _Form) -> None:
+    """Gives the body to the parser. While a thread works on some batches, the next ones are received."""
+    with ThreadPoolExecutor(1, "parse") as thread:
+        working: deque[Future[None]] = deque()
+        async for batch in _batches(request, limit):
+            if len(working) == AHEAD:
+                await asyncio.wrap_future(working.popleft())
+            working.append(thread.submit(_parse, parser, form, batch))
+        for batch in working:
+            await asyncio.wrap_future(batch)
+
+
+def _parse(parser: MultipartParser, form: _Form, batch: Sequence[bytes]) -> None:
+    for chunk in batch:
+        parser.write(chunk)
+    form.write()
+
+
+async def _batches(request: Request, limit: int) -> AsyncIterator[list[bytes]]:
+    waiting: list[bytes] = []
+    size = 0
     chunks = bounded(request, limit)
     try:
         while True:
             async with asyncio.timeout(STALL_SECONDS):
                 chunk = await anext(chunks, None)
-            waiting += chunk or b""
-            if len(waiting) >= BATCH_BYTES or (chunk is None and waiting):
-                yield bytes(waiting)
-                waiting.clear()
+            if chunk:
+                waiting.append(chunk)
+                size += len(chunk)
+            if waiting and (size >= BATCH_BYTES or chunk is None):
+                yield waiting
+                waiting, size = [], 0
             if chunk is None:
                 return
     except TimeoutError:
@@ -79,12 +107,20 @@ async def _batches(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 
 class _Form:
-    """Takes the parser's events. The file's bytes go to `out` and its hash, a field's to memory."""
+    """Takes the parser's events. The file's bytes go to `out` and its hash, a field's to memory.
 
-    def __init__(self, out: IO[bytes], limit: int) -> None:
+    Bytes are hashed in a thread of its own while they are written and the next ones are parsed.
+    """
+
+    def __init__(self, out: FileIO, limit: int) -> None:
         self._out = out
         self._limit = limit
         self._sha256 = hashlib.sha256()
+        self._hasher, self._syncer = ThreadPoolExecutor(1, "hash"), ThreadPoolExecutor(1, "sync")
+        self._hashed: deque[Future[None]] = deque()
+        self._synced: Future[None] | None = None
+        self._sync_at = SYNC_BYTES
+        self._pieces: list[memoryview] = []
         self._size = 0
         self._parts = 0
         self._header = (bytearray(), bytearray())
@@ -93,6 +129,26 @@ class _Form:
         self._filename: str | None = None
         self._values: dict[str, bytearray] = {}
         self._ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The event loop is not to wait for the disk; what a thread still does to a closed file comes to nothing.
+        self._hasher.shutdown(wait=False, cancel_futures=True)
+        self._syncer.shutdown(wait=False, cancel_futures=True)
+
+    def finish(self) -> None:
+        """Waits until the file is hashed and on the disk."""
+        while self._hashed:
+            self._hashed.popleft().result()
+        if self._synced:
+            self._synced.result()
+        os.fsync(self._out.fileno())
+
+    def _hash(self, pieces: list[memoryview]) -> None:
+        for piece in pieces:
+            self._sha256.update(piece)
 
     def callbacks(self) -> MultipartCallbacks:
         return {
@@ -149,9 +205,22 @@ class _Form:
         self._size += end - start
         if self._size > self._limit:
             raise PayloadTooLarge(f"The file is larger than the limit of {self._limit} bytes", limit_bytes=self._limit)
-        piece = memoryview(data)[start:end]
-        self._sha256.update(piece)
-        self._out.write(piece)
+        self._pieces.append(memoryview(data)[start:end])
+
+    def write(self) -> None:
+        """Hashes and writes what came of the file."""
+        pieces, self._pieces = self._pieces, []
+        if len(self._hashed) == AHEAD:
+            self._hashed.popleft().result()
+        self._hashed.append(self._hasher.submit(self._hash, pieces))
+        written = os.writev(self._out.fileno(), pieces) if pieces else 0
+        for piece in pieces:  # a disk that is nearly full, or a signal, can cut a write short
+            rest, written = piece[written:], max(0, written - len(piece))
+            while rest:
+                rest = rest[self._out.write(rest) :]
+        if self._size >= self._sync_at and (self._synced is None or self._synced.done()):
+            self._synced = self._syncer.submit(os.fdatasync, self._out.fileno())
+            self._sync_at = self._size + SYNC_BYTES
 
     def _end(self) -> None:
         self._ended = True

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from llm_platform.specs import JobRequest
+from llm_platform.specs.preflight import PreflightRequest
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -26,8 +27,9 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        request = JobRequest.model_json_schema(ref_template=_REFERENCE)
-        schemas.update(request.pop("$defs"))
-        schemas[JobRequest.__name__] = request
+        for model in (JobRequest, PreflightRequest):
+            request = model.model_json_schema(ref_template=_REFERENCE)
+            schemas.update(request.pop("$defs"))
+            schemas[model.__name__] = request
         app.openapi_schema = document
     return app.openapi_schema

@@ -101,9 +101,10 @@ class Services:
     def _warm_up(self) -> None:
         """Imports what the first upload and the first question about a model would wait for, and clears up after killed writers."""
         import llm_platform.data.preprocess
-        import llm_platform.data.profile
         import llm_platform.data.read  # noqa: F401
+        from llm_platform.data.language import languages
 
+        languages([])
         try:
             self.storage.sweep()
         except Exception as error:

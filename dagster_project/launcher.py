@@ -19,7 +19,7 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData, serialize_value
 
-from dagster_project.zygote import start_run_worker
+from dagster_project.run_workers import start_run_worker
 from llm_platform.settings import Settings
 
 CLOCK_SLACK_SECONDS = 2.0

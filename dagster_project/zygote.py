@@ -1,43 +1,99 @@
-"""Starts run workers in milliseconds: a process that has imported everything, and forks one per run.
+"""A process that has imported what others need, and forks one of them per request: in milliseconds, not seconds.
 
-Run as `python -m dagster_project.zygote`. A run worker that is started from nothing takes two to three seconds to
-import Dagster and the definitions, most of a short job's time. This process stays single-threaded, so forking it is
-safe; it holds no connection, since a child must not share one. Anyone who may open the socket in the home folder may
-start runs, which is why only its owner may.
+`run_workers.py` and `node_workers.py` are the two. Each stays single-threaded and holds no connection, file or lock, since
+a child would share it: then forking is safe. Anyone who may open the socket in the home folder may start processes, which
+is why only its owner may.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import random
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, NoReturn
 
-from llm_platform.settings import Settings
-
-SOCKET = "run-workers.sock"
 ANSWER_SECONDS = 30.0
 
 
-def start_run_worker(home: Path, execute_run_args: str) -> int:
-    """Asks the zygote of this home to run what `dagster api execute_run` takes; the new process's pid.
-
-    Raises ConnectionError or FileNotFoundError when there is no zygote: then nothing was started.
-    """
-    with socket.socket(socket.AF_UNIX) as connection:
+def connect(home: Path, name: str) -> socket.socket:
+    """A connection to the zygote that listens as `name` in the home folder. Raises OSError when there is none."""
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(ANSWER_SECONDS)
+    try:
         with _folder(home) as folder:
-            connection.connect(f"{folder}/{SOCKET}")
-        connection.settimeout(ANSWER_SECONDS)
-        connection.sendall(json.dumps(execute_run_args).encode())
-        connection.shutdown(socket.SHUT_WR)
-        answer = connection.makefile("rb").read()
-    if not answer:
-        raise RuntimeError("The zygote closed the connection without a word")
-    return int(answer)
+            connection.connect(f"{folder}/{name}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def send(connection: socket.socket, request: Any, files: Sequence[int] = ()) -> None:
+    """Sends the request, JSON-like, with open file descriptors. Nothing more can be sent on this connection."""
+    data = json.dumps(request).encode()
+    sent = socket.send_fds(connection, [data], list(files)) if files else 0
+    connection.sendall(data[sent:])
+    connection.shutdown(socket.SHUT_WR)
+
+
+def receive(connection: socket.socket, files: int = 0) -> tuple[Any, list[int]]:
+    """What was sent: the request, and up to `files` descriptors. Raises ValueError for what is no request, OSError."""
+    connection.settimeout(ANSWER_SECONDS)
+    data, descriptors, _, _ = socket.recv_fds(connection, 65536, files)
+    parts = [data]
+    while data := connection.recv(65536):
+        parts.append(data)
+    return json.loads(b"".join(parts)), descriptors
+
+
+def serve(home: Path, name: str, child: Callable[[socket.socket], int]) -> NoReturn:
+    """Forks for every connection a process that calls `child` with it and ends with the code that it returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the system
+    with socket.socket(socket.AF_UNIX) as listener:
+        with suppress(FileNotFoundError):
+            (home / name).unlink()
+        with _folder(home) as folder:
+            mask = os.umask(0o177)
+            listener.bind(f"{folder}/{name}")
+            os.umask(mask)
+        listener.listen(16)
+        gc.collect()
+        gc.freeze()  # a collection in a child would write to, and so copy, every page that it shares
+        while True:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):  # no process to be had: the connection ends without an answer
+                if os.fork() == 0:
+                    listener.close()  # else the name would seem to be listened to when this zygote is dead
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    leave(lambda: child(connection))
+
+
+def leave(work: Callable[[], int]) -> NoReturn:
+    """Does the work and ends the process with its code, at once: taking the interpreter down costs torch more than a second."""
+    code = 1
+    try:
+        code = work()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def reseed() -> None:
+    """Gives this child random numbers of its own; Python's own generator sees to that itself."""
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(random.SystemRandom().getrandbits(32))
 
 
 class _folder:
@@ -52,60 +108,3 @@ class _folder:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
-
-
-def main() -> None:
-    home = Settings().root
-    import dagster._cli.api
-    import polars
-    import pyarrow.parquet
-
-    import dagster_project.definitions
-    import llm_platform.data.preprocess
-    import llm_platform.data.validate
-
-    assert dagster._cli.api and dagster_project.definitions and polars and pyarrow.parquet
-    assert llm_platform.data.preprocess and llm_platform.data.validate
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the system
-    with socket.socket(socket.AF_UNIX) as listener:
-        with suppress(FileNotFoundError):
-            (home / SOCKET).unlink()
-        with _folder(home) as folder:
-            mask = os.umask(0o177)
-            listener.bind(f"{folder}/{SOCKET}")
-            os.umask(mask)
-        listener.listen(16)
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                connection.settimeout(ANSWER_SECONDS)
-                with suppress(OSError, ValueError):
-                    args = json.loads(connection.makefile("rb").read())
-                    pid = os.fork()
-                    if pid == 0:
-                        listener.close()
-                        connection.close()
-                        _child(args)
-                    connection.sendall(str(pid).encode())
-
-
-def _child(execute_run_args: str) -> None:
-    """Becomes the run worker; never returns."""
-    code = 1
-    try:
-        os.setsid()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        from dagster._cli.api import execute_run_command
-
-        execute_run_command.main([execute_run_args], standalone_mode=False)
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-if __name__ == "__main__":
-    main()

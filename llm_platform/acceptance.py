@@ -20,6 +20,7 @@ from llm_platform.specs import (
     NotebookConfig,
     Pipeline,
     PreprocessingConfig,
+    ValidationConfig,
 )
 from llm_platform.storage import Storage, parse_address
 from llm_platform.training.base_model import check_name
@@ -41,8 +42,13 @@ class Checks:
             match node.config:
                 case DatasetConfig():
                     self._columns[node.agent_name] = self._dataset(node, node.config)
+                case ValidationConfig() if node.config.rules.columns or node.config.rules.required_columns:
+                    # A missing column stops every job but one that only wants to be told.
+                    known = [] if node.config.on_error == "warn" else list(self._columns_before(node))
+                    _check_rules(node, node.config, known[0] if known else None)
                 case PreprocessingConfig():
                     with_place(node, "base_model", check_name, node.config.base_model, self._settings)
+                    _check_template(node, node.config)
                     for columns in self._columns_before(node):
                         _check_mapping(node, "template_mapping", columns, node.config)
                 case EvaluationConfig(dataset_id=str(dataset_id)):
@@ -101,9 +107,22 @@ class Checks:
 
 def _check_mapping(node: NodeSpec, field: str, columns: list[str], config: PreprocessingConfig) -> None:
     # Polars and numpy come with it, half a second that the API's start does not wait for.
-    from llm_platform.data.preprocess import check_mapping
+    from llm_platform.data.layout import resolve
 
-    with_place(node, field, check_mapping, columns, config)
+    with_place(node, field, resolve, columns, config)
+
+
+def _check_template(node: NodeSpec, config: PreprocessingConfig) -> None:
+    if config.template == "custom":
+        from llm_platform.data.render import check_template
+
+        with_place(node, "template_source", check_template, config)
+
+
+def _check_rules(node: NodeSpec, config: ValidationConfig, columns: list[str] | None) -> None:
+    from llm_platform.data.rules import check_rules  # polars, as above
+
+    with_place(node, "rules", check_rules, config.rules, columns)
 
 
 def with_place(node: NodeSpec, field: str, check: Any, *args: Any) -> Any:

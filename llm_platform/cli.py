@@ -5,16 +5,13 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 from llm_platform.errors import Conflict, InvalidConfig, InvalidInput, PlatformError
 
 if TYPE_CHECKING:
     from llm_platform.settings import Settings
     from llm_platform.specs import PreprocessingConfig, TrainingConfig
-    from llm_platform.specs.base import Spec
-
-    SpecT = TypeVar("SpecT", bound=Spec)
 
 try:
     import typer
@@ -95,6 +92,27 @@ def cp(
 
 
 @app.command()
+def preflight(
+    target: Annotated[Path, typer.Argument(help="A data file, or a pipeline config (JSON with nodes).", exists=True, dir_okay=False)],
+    base_model: Annotated[str, typer.Option(help="Of a data file: whose tokenizer is tried.")] = "llm-platform/tiny-llama",
+    template: Annotated[str | None, typer.Option(help="Of a data file: alpaca, chatml, llama3, tokenizer ...")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Of a data file: longest row in tokens.")] = None,
+    method: Annotated[str | None, typer.Option(help="Of a data file: lora, qlora or full.")] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option("--row", help="Row, from 0, whose tokens are shown; may be given several times.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, max=100_000, help="First rows that are looked at.")] = 10_000,
+    home: HomeOption = None,
+) -> None:
+    """Try data and templates before training: row counts, token lengths, the loss mask of rows, steps, memory, time."""
+    from llm_platform.preflight_view import main as run
+
+    settings = _settings(home)
+    config = {"base_model": base_model, "template": template, "max_length": max_length}
+    raise typer.Exit(run(target, config, {"method": method}, rows or [0, 1, 2], sample, settings))
+
+
+@app.command()
 def reindex(home: HomeOption = None) -> None:
     """Rebuild the list of models from MLflow, which is the one truth about them."""
     from llm_platform.database import Database
@@ -114,9 +132,9 @@ def train(
     data: Annotated[Path, typer.Argument(help="CSV, JSON, JSONL, Parquet or TXT.", exists=True, dir_okay=False, readable=True)],
     out: Annotated[Path, typer.Option(help="Folder for the adapter; must not exist yet.")],
     base_model: Annotated[str, typer.Option(help="Hub id, folder, or the model that is built here.")] = "llm-platform/tiny-llama",
-    template_question: Annotated[str, typer.Option(help="Column of the instruction or question.")] = "instruction",
+    template_question: Annotated[str | None, typer.Option(help="Column of the instruction or question; found if not given.")] = None,
     template_input: Annotated[str | None, typer.Option(help="Column of further input, if there is one.")] = None,
-    template_answer: Annotated[str, typer.Option(help="Column of the answer to learn.")] = "output",
+    template_answer: Annotated[str | None, typer.Option(help="Column of the answer to learn; found if not given.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the rows.")] = None,
     max_steps: Annotated[int | None, typer.Option(help="Optimizer steps; wins over --epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
@@ -127,12 +145,13 @@ def train(
 ) -> None:
     """Fine-tune on a file, here and now, without the platform's services."""
     from llm_platform.specs import PreprocessingConfig, TrainingConfig
+    from llm_platform.specs.base import spec_from_options
 
     mapping = {"instruction": template_question, "input": template_input, "output": template_answer}
-    preprocessing = _spec(
+    preprocessing = spec_from_options(
         PreprocessingConfig, {"base_model": base_model, "template_mapping": mapping, "max_length": max_length, "seed": seed}
     )
-    training = _spec(
+    training = spec_from_options(
         TrainingConfig,
         {
             "epochs": epochs,
@@ -168,16 +187,6 @@ def _train(data: Path, out: Path, preprocessing: PreprocessingConfig, training: 
     result = run(training, base, splits, out, work, reporter, base_name=preprocessing.base_model, threads=settings.threads)
     shutil.rmtree(work)
     typer.echo(f"Adapter in {out}: {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
-
-
-def _spec(model: type[SpecT], options: dict[str, Any]) -> SpecT:
-    """The configuration that the options describe; those not given keep its defaults."""
-    from llm_platform.specs.base import problems
-
-    given = {name: value for name, value in options.items() if value is not None}
-    if errors := problems(model, given):
-        raise InvalidInput("; ".join(f"--{error['field'].replace('_', '-')}: {error['message']}" for error in errors))
-    return model.model_validate(given)
 
 
 def _settings(home: Path | None) -> Settings:

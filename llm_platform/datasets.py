@@ -12,18 +12,21 @@ from typing import Any, cast, get_args
 from sqlalchemy.engine import RowMapping
 
 from llm_platform.database import Database
-from llm_platform.errors import InvalidInput
+from llm_platform.errors import InvalidConfig, InvalidInput
+from llm_platform.reporting import ListReporter
 from llm_platform.settings import Settings
 from llm_platform.specs import Format
-from llm_platform.specs.resources import Dataset, DatasetUploaded, Preview
+from llm_platform.specs.resources import Dataset, DatasetUploaded, Preview, Profile
 from llm_platform.storage import MANIFEST, Storage
 
 MAX_FILENAME = 255
 MAX_KEY = 100
+MAX_UNPACKED = 4
+"""How many times as large as the largest upload a file may be when it is unpacked."""
 TABLE = "table.parquet"
+"""The canonical table's name, beside the original file."""
 CATALOG_SAMPLES = 5
 """Rows that Dagster's asset catalog shows."""
-"""The canonical table's name, beside the original file."""
 
 _FORMATS = get_args(Format)
 _DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)", re.IGNORECASE)
@@ -46,19 +49,20 @@ def ingest(upload: Upload, settings: Settings, database: Database, storage: Stor
     Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it says it is or cannot be read,
     StorageError if it cannot be stored.
     """
-    from llm_platform.data.profile import preview, profile
+    from llm_platform.data.profile import Profiler, preview
     from llm_platform.data.read import detect_format, to_parquet
 
     name = display_name(upload.filename)
     table = upload.path.with_name(TABLE)
     seen = detect_format(upload.path, name, known_format(upload.format))
-    to_parquet(upload.path, seen, table, name)
-    found = profile(table)
+    with Profiler(table.parent) as profiler:
+        to_parquet(upload.path, seen, table, name, profiler=profiler, max_unpacked_bytes=MAX_UNPACKED * settings.max_upload_bytes)
+        found = profiler.profile(table)
     samples = preview(table, CATALOG_SAMPLES)
     dataset_id = f"ds_{secrets.token_hex(10)}"
     home = f"s3://{settings.datasets_bucket}/{dataset_id}"
     try:
-        stored = storage.put_file(upload.path, f"{home}/{storage_key(name)}", move=True)
+        stored = storage.put_file(upload.path, f"{home}/{storage_key(name)}", move=True, sha256=upload.sha256)
         kept = storage.put_file(table, f"{home}/{TABLE}", move=True)
         database.add_dataset(
             dataset_id=dataset_id,
@@ -132,3 +136,23 @@ def preview(row: RowMapping, limit: int, settings: Settings, storage: Storage) -
     table = storage.as_local(row["table_path"], settings.work / "inputs")
     samples: list[dict[str, Any]] = first_rows(table, limit)
     return Preview(dataset_id=row["dataset_id"], samples=samples, total_rows=row["profile"]["analysis"]["rows"])
+
+
+def profile(row: RowMapping, tokenizer: str | None, settings: Settings, storage: Storage) -> Profile:
+    """What is in the dataset; lengths in tokens too if the name of a base model is given as `tokenizer`.
+
+    Raises InvalidConfig for a model that there is not, or that is not on this machine.
+    """
+    found = Profile.model_validate({name: value for name, value in row["profile"].items() if name != "preview"})
+    if tokenizer is None:
+        return found
+    from llm_platform.data.profile import token_lengths
+    from llm_platform.training.base_model import check_name, is_ready, resolve
+
+    check_name(tokenizer, settings)
+    if not is_ready(tokenizer, settings):
+        message = f"Base model '{tokenizer}' is not on this machine yet; it comes with the first job that uses it"
+        raise InvalidConfig(message, errors=[{"field": "tokenizer", "agent": None, "message": "not on this machine"}])
+    table = storage.as_local(row["table_path"], settings.work / "inputs")
+    folder = resolve(tokenizer, settings, ListReporter())
+    return found.model_copy(update={"tokens": token_lengths(table, found, folder, tokenizer)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -42,6 +43,8 @@ class Settings(BaseSettings):
     max_upload_bytes: int = 5 * 2**30
     max_body_bytes: int = 2 * 2**20
     max_streams_per_client: int = 500
+    data_engine: Literal["local", "ray"] = Field(default="local", description="Where preprocessing runs: this machine, or a Ray cluster.")
+    ray_address: str | None = Field(default=None, description="Address of the Ray cluster; one of this machine is started if unset.")
     threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
 
     @cached_property

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+from typing import Annotated
+
 from anyio import to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request, Response
 
 from api.deps import DatasetRow, PageDep, PreviewLimit, ServicesDep, UploadSlot
 from api.multipart import received
 from llm_platform import datasets
-from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview
+from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview, Profile
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -16,18 +19,22 @@ _FORM = {
     "type": "object",
     "required": ["file"],
     "properties": {
-        "file": {"type": "string", "format": "binary", "description": "Dataset file (CSV, JSON, JSONL, Parquet, TXT)."},
+        "file": {"type": "string", "format": "binary", "description": "Dataset file (CSV, JSON, JSONL, Parquet, TXT; each also gzip)."},
         "format": {"type": "string", "enum": ["csv", "json", "jsonl", "parquet", "txt"], "description": "Detected if not given."},
     },
 }
 
 
 @router.post("/upload", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}})
-async def upload(request: Request, services: ServicesDep, _slot: UploadSlot) -> DatasetUploaded:
-    """Uploads a dataset file, as the form field `file`."""
+async def upload(request: Request, response: Response, services: ServicesDep, _slot: UploadSlot) -> DatasetUploaded:
+    """Uploads a dataset file, as the form field `file`. The header `Server-Timing` says how long receiving it, hashed and down
+    to the disk, and reading it took."""
     settings = services.settings
+    started = perf_counter()
     async with received(request, settings.work / "uploads", settings.max_upload_bytes) as file:
+        arrived = perf_counter()
         made = await to_thread.run_sync(datasets.ingest, file, settings, services.database, services.storage, limiter=services.conversions)
+    response.headers["Server-Timing"] = f"receive;dur={1000 * (arrived - started):.1f}, read;dur={1000 * (perf_counter() - arrived):.1f}"
     services.kick()
     return made
 
@@ -49,3 +56,13 @@ def get(row: DatasetRow) -> Dataset:
 def preview(row: DatasetRow, services: ServicesDep, limit: PreviewLimit = 10) -> Preview:
     """The dataset's first rows."""
     return datasets.preview(row, limit, services.settings, services.storage)
+
+
+@router.get("/{dataset_id}/profile")
+async def profile(
+    row: DatasetRow,
+    services: ServicesDep,
+    tokenizer: Annotated[str | None, Query(min_length=1, max_length=1024, description="Base model whose tokens are counted too.")] = None,
+) -> Profile:
+    """What a person looks for in a dataset: its layout, lengths, empty cells, duplicates, languages, and examples."""
+    return await to_thread.run_sync(datasets.profile, row, tokenizer, services.settings, services.storage, limiter=services.conversions)

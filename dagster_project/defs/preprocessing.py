@@ -14,12 +14,13 @@ from llm_platform.specs.results import NodeResult
 
 
 def _describe(_platform: Platform, results: dict[str, NodeResult]) -> Described:
-    from llm_platform.data.preprocess import PreprocessingReport, funnel_png
+    from llm_platform.data.report import PreprocessingReport, funnel_png, lengths_png
 
     described: dict[str, object] = {}
     for name, result in results.items():
         report = PreprocessingReport.model_validate(result.data["report"])
         described[f"{name} funnel"] = picture(funnel_png(report), f"rows of {name}, from input to splits")
+        described[f"{name} lengths"] = picture(lengths_png(report), f"lengths of the rows of {name}, in tokens")
         described[f"{name} report"] = dg.MetadataValue.json(result.data["report"])
         described[f"{name} splits"] = result.artifacts["splits"]
     return described

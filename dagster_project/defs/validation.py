@@ -16,17 +16,36 @@ from llm_platform.agents import Node, Platform
 from llm_platform.specs import AgentClass
 from llm_platform.specs.results import NodeResult
 
-CHECKS = ("schema", "nulls", "duplicates")
+CHECKS = ("schema", "rules", "nulls", "duplicates")
 KEY = dg.AssetKey("validation")
+VIOLATIONS = dg.TableSchema(
+    [
+        dg.TableColumn("node"),
+        dg.TableColumn("rule"),
+        dg.TableColumn("column"),
+        dg.TableColumn("violations", "int"),
+        dg.TableColumn("rows_dropped", "int"),
+    ]
+)
 
 
 def _describe(_platform: Platform, results: dict[str, NodeResult]) -> Described:
-    records = [
-        dg.TableRecord({"node": name, "check": check["name"], "passed": check["passed"], "failures": check["failures"]})
-        for name, result in results.items()
-        for check in result.data["report"]["checks"]
-    ]
-    return {"checks": dg.MetadataValue.table(records), "dagster/row_count": sum(int(r.metrics["rows_out"]) for r in results.values())}
+    from llm_platform.data.validation_report import ValidationReport
+
+    records: list[dg.TableRecord] = []
+    described: dict[str, Any] = {}
+    for name, result in results.items():
+        report = ValidationReport.model_validate(result.data["report"])
+        records += [dg.TableRecord({"node": name, **_outcome(check.model_dump())}) for check in report.checks]
+        described[f"{name} report"] = dg.MetadataValue.md(report.to_markdown())
+        described[f"{name} report files"] = result.artifacts["report"]
+        described |= {f"{name} rows in": report.rows_in, f"{name} rows out": report.rows_out, f"{name} violations": report.violations}
+    rows = sum(int(result.metrics["rows_out"]) for result in results.values())
+    return {"checks": dg.MetadataValue.table(records), "dagster/row_count": rows, **described}
+
+
+def _outcome(check: dict[str, Any]) -> dict[str, Any]:
+    return {"check": check["name"], **{name: check[name] for name in ("passed", "severity", "failures")}}
 
 
 def _reports(platform: Platform, run_id: str) -> dict[str, dict[str, dict[str, Any]]]:
@@ -53,8 +72,14 @@ def _evaluations(platform: Platform, run_id: str) -> Iterator[dict[str, Any]]:
             "description": "; ".join(f"{node}: {check['message']}" for node, check in (failed or by_node).items()),
             "metadata": {
                 "run_id": run_id,
-                "nodes": dg.MetadataValue.table(
-                    [dg.TableRecord({"node": n, "passed": c["passed"], "failures": c["failures"]}) for n, c in by_node.items()]
+                "nodes": dg.MetadataValue.table([dg.TableRecord({"node": node, **_outcome(c)}) for node, c in by_node.items()]),
+                "violations": dg.MetadataValue.table(
+                    [
+                        dg.TableRecord({"node": n, **{name: "" if value is None else value for name, value in count.items()}})
+                        for n, c in failed.items()
+                        for count in c["counts"]
+                    ],
+                    schema=VIOLATIONS,
                 ),
                 "examples": dg.MetadataValue.json({node: check["examples"] for node, check in failed.items()}),
             },

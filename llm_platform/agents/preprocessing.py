@@ -16,7 +16,9 @@ def tokenizer_is_ready(platform: Platform, node: Node) -> bool:
 
 def run_preprocessing(work: Work) -> NodeResult:
     """The splits folder (train, validation and test Parquet) in `artifacts.splits`; the report in `data.report`."""
-    from llm_platform.data.preprocess import preprocess, preprocessing_key, read_report
+    from llm_platform.data.engine import engine_from
+    from llm_platform.data.preprocess import preprocess, preprocessing_key
+    from llm_platform.data.report import read_report
 
     config = work.node.config
     assert isinstance(config, PreprocessingConfig)
@@ -24,14 +26,15 @@ def run_preprocessing(work: Work) -> NodeResult:
     inputs = work.of(AgentClass.DATASET, AgentClass.VALIDATION)
     base = base_model.resolve(config.base_model, platform.settings, reporter)
     tables = [platform.storage.as_local(item.result.artifacts["table"], platform.settings.work / "inputs") for item in inputs]
-    key = preprocessing_key(tables, config, base)
+    names = [item.agent_name for item in inputs]
+    key = preprocessing_key(tables, config, base, names)
     address = f"s3://{platform.settings.artifacts_bucket}/cache/splits/{key}"
     reused = platform.storage.exists(address)
     if reused:
         reporter.info("The same rows were preprocessed the same way before; the splits are used")
     else:
         with work.node.scratch(platform) as scratch:
-            preprocess(tables, config, base, scratch / "splits", reporter)
+            preprocess(tables, config, base, scratch / "splits", reporter, names=names, engine=engine_from(platform.settings))
             platform.storage.put_folder(scratch / "splits", address)
     local = platform.storage.as_local(address, platform.settings.work / "inputs")
     report = read_report(local)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llm_platform.client.datasets import Datasets
@@ -9,6 +10,7 @@ from llm_platform.client.jobs import Jobs
 from llm_platform.client.logs import Logs
 from llm_platform.client.models import Models
 from llm_platform.client.transport import Transport, parse
+from llm_platform.specs.preflight import Preflight
 from llm_platform.specs.resources import Health
 
 
@@ -34,6 +36,25 @@ class Client:
         """How the platform and its services are. An unhealthy platform is an answer, not an exception."""
         response = self._transport.request("GET", "/health", accept=(503,))
         return parse(Health, response)
+
+    def preflight(
+        self,
+        pipeline_config: Mapping[str, Any] | None = None,
+        *,
+        dataset_id: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        training: Mapping[str, Any] | None = None,
+        rows: Sequence[int] = (0, 1, 2),
+        sample_rows: int = 10_000,
+    ) -> Preflight:
+        """What a pipeline, or a dataset with a preprocessing config, would do: counts, tokens, loss masks, steps, time, memory.
+
+        Raises what submitting the same would raise; what is wrong with the rows is in the answer's `errors`.
+        """
+        given = {"pipeline_config": pipeline_config, "dataset_id": dataset_id, "config": config, "training": training}
+        body = {name: value for name, value in given.items() if value is not None}
+        response = self._transport.request("POST", "/preflight", json={**body, "rows": list(rows), "sample_rows": sample_rows})
+        return parse(Preflight, response)
 
     def close(self) -> None:
         self._transport.close()

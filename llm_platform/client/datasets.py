@@ -10,7 +10,7 @@ from pathlib import Path
 from llm_platform.client.pages import Page
 from llm_platform.client.transport import Transport, parse
 from llm_platform.specs.agents import Format
-from llm_platform.specs.resources import Dataset, DatasetUploaded, Preview
+from llm_platform.specs.resources import Dataset, DatasetUploaded, Preview, Profile
 from llm_platform.specs.resources import Page as PageResource
 
 Progress = Callable[[int, int], None]
@@ -22,7 +22,7 @@ class Datasets:
         self._transport = transport
 
     def upload(self, path: str | Path, format: Format | None = None, *, on_progress: Progress | None = None) -> DatasetUploaded:
-        """Sends a file (CSV, JSON, JSONL, Parquet, TXT), piece by piece. The format is seen from its content if not given.
+        """Sends a file (CSV, JSON, JSONL, Parquet, TXT, each also gzip), piece by piece. The format is seen from its content if not given.
 
         `on_progress(sent, total)` is called in bytes; without it a terminal shows a bar.
         """
@@ -45,6 +45,11 @@ class Datasets:
     def preview(self, dataset_id: str, *, limit: int = 10) -> Preview:
         """The first rows, at most 100."""
         return parse(Preview, self._transport.request("GET", f"/datasets/{dataset_id}/preview", params={"limit": limit}))
+
+    def profile(self, dataset_id: str, *, tokenizer: str | None = None) -> Profile:
+        """Layout, lengths, empty cells, duplicates, languages, examples; lengths in tokens too if a base model is named."""
+        params = {} if tokenizer is None else {"tokenizer": tokenizer}
+        return parse(Profile, self._transport.request("GET", f"/datasets/{dataset_id}/profile", params=params))
 
     def list(self, *, limit: int = 20, offset: int = 0) -> Page[Dataset]:
         """Newest first."""

@@ -44,12 +44,14 @@ def collect(frame: pl.LazyFrame) -> pl.DataFrame:
 def empty(column: str, kind: pl.DataType) -> pl.Expr:
     """Whether a cell is null, or a text of nothing but white space."""
     cell = pl.col(column)
-    return cell.is_null() | (cell.str.strip_chars() == "").fill_null(True) if kind == pl.String else cell.is_null()
+    return (~cell.str.contains(r"\S")).fill_null(True) if kind == pl.String else cell.is_null()
 
 
 def as_text(column: str, kind: pl.DataType) -> pl.Expr:
-    """The cell as it is written in a prompt: whole floats without ".0", lists and structs as JSON, null as it is."""
+    """The cell as it is written in a prompt: whole floats without ".0", durations in seconds, lists and structs as JSON, null as it is."""
     cell = pl.col(column)
+    if kind == pl.Duration:  # which polars does not cast to text
+        cell, kind = cell.dt.total_microseconds() / 1_000_000, pl.Float64()
     if kind == pl.String:
         return cell
     if kind.is_float():

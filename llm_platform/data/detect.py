@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llm_platform.data.canonical import Source
+from llm_platform.data.packed import is_packed, opened
 from llm_platform.data.read_csv import sniff
 from llm_platform.data.text import MAX_LINE_BYTES, UTF8_BOM, bom_encoding
 from llm_platform.specs import Format
@@ -39,16 +40,23 @@ class _Seen:
 
 
 def detect_format(path: Path, filename: str, claimed: Format | None) -> Format:
-    """The format to read the file as. Any text can be plain text or a CSV of one column; nothing else is interchangeable.
+    """The format to read the file as, once it is unpacked if it is gzip.
 
-    Raises DatasetError for an empty, packed or foreign file, and where the content contradicts `claimed` or the extension.
+    Any text can be plain text or a CSV of one column; nothing else is interchangeable. Raises DatasetError for a file that is
+    empty, foreign or packed otherwise, and where the content contradicts `claimed` or the extension (of `x.csv.gz`: csv).
     """
     source = Source(filename)
-    with path.open("rb") as file:
+    with opened(path, source) as file:
         head = file.read(HEAD_BYTES)
+    inner, dot, last = filename.rpartition(".")
+    if dot and last.lower() in ("gz", "gzip"):
+        if not is_packed(path):
+            raise source.error("its name says gzip, but the content is not packed", claimed="gzip", seen="unpacked")
+        filename = inner
     for magic, name in _PACKED.items():
         if head.startswith(magic):
-            raise source.error(f"it is packed with {name}; unpack it and upload what is in it", seen=name)
+            twice = "twice, with gzip and " if is_packed(path) else "with "
+            raise source.error(f"it is packed {twice}{name}; unpack it and upload what is in it, or pack that with gzip", seen=name)
     for magic, name in _FOREIGN.items():
         if head.startswith(magic):
             raise source.error(f"it is {name}; upload CSV, JSON, JSONL, Parquet or TXT", seen=name)
@@ -70,7 +78,7 @@ def _text_format(path: Path, head: bytes, source: Source) -> _Seen:
         raise source.error("it is empty", rows=0)
     if start.lower().startswith(("<!doctype html", "<html")):
         raise source.error("it is a web page; upload CSV, JSON, JSONL, Parquet or TXT", seen="html")
-    json_format = _json_format(path, start, whole)
+    json_format = _json_format(path, start, whole, source)
     if json_format:
         return json_format
     _, width, share = sniff(text.encode("utf-8", "replace"), whole=whole)
@@ -82,14 +90,14 @@ def _text_format(path: Path, head: bytes, source: Source) -> _Seen:
     return _Seen("csv" if regular else "txt", frozenset(also))
 
 
-def _json_format(path: Path, start: str, whole: bool) -> _Seen | None:
+def _json_format(path: Path, start: str, whole: bool, source: Source) -> _Seen | None:
     """JSON or JSONL if the text begins like one. `start` begins with the first character that is not white space."""
     inner = start[1:].lstrip()[:1]
     if not ((start[:1] == "{" and inner in ('"', "}", "")) or (start[:1] == "[" and inner in tuple('{["]-0123456789'))):
         return None
     line, _, rest = start.partition("\n")
     if not rest and not whole:
-        rest = _after_first_line(path)
+        rest = _after_first_line(path, source)
     complete = _is_json(line) if len(line) < len(start) or whole else None  # None: longer than the head, so not known
     if start[0] == "[" and inner in "-0123456789" and not complete:
         return None  # "[1] A footnote" is text
@@ -101,9 +109,9 @@ def _json_format(path: Path, start: str, whole: bool) -> _Seen | None:
     return _Seen("json", frozenset({"txt"}))
 
 
-def _after_first_line(path: Path) -> str:
+def _after_first_line(path: Path, source: Source) -> str:
     """What follows a first line that is longer than the head: the start of the second line, if there is one in reach."""
-    with path.open("rb") as file:
+    with opened(path, source) as file:
         file.readline(MAX_LINE_BYTES)
         return file.read(2**10).decode("utf-8", "replace").strip()
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
+import orjson
+
 from llm_platform.data.canonical import MAX_COLUMNS, Source, shown
-from llm_platform.data.text import CHUNK, MAX_LINE_BYTES, lines
+from llm_platform.data.text import CHUNK, MAX_LINE_BYTES, whole_lines
 
 BATCH_ROWS = 4_096
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OPENS_ROWS = re.compile(r"\[[ \t\r\n]*\{")
 
 Row = dict[str, Any]
+
+
+_ROUNDED = 2**62
 
 
 class _Refused(ValueError):
@@ -55,21 +62,59 @@ def _reason(error: ValueError | RecursionError) -> str:
 def jsonl_rows(file: BinaryIO, source: Source) -> Iterator[list[Row]]:
     """Batches of the objects of a JSONL file; blank lines are none. Raises DatasetError with row and line."""
     row = line = 0
-    for batch in lines(file, source, MAX_LINE_BYTES):
-        found: list[Row] = []
-        for text in batch:
-            line += 1
-            if not text or text.isspace():
-                continue
-            row += 1
-            try:
-                value = _DECODER.decode(text.decode("utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise source.error(f"row {row:,} (line {line:,}): {_reason(error)}", row=row, line=line) from None
-            _check_object(value, row, line, source)
-            found.append(value)
+    for piece in whole_lines(file, source, MAX_LINE_BYTES):
+        lines = piece.split(b"\n")
+        lines.pop()
+        found = _quickly(piece, lines)
+        if found is None:
+            found = list(_strictly(lines, row, line, source))
+        row, line = row + len(found), line + len(lines)
         if found:
             yield found
+
+
+def _strictly(lines: list[bytes], row: int, line: int, source: Source) -> Iterator[Row]:
+    for number, text in enumerate(lines, start=line + 1):
+        if not text or text.isspace():
+            continue
+        row += 1
+        try:
+            value = _DECODER.decode(text.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise source.error(f"row {row:,} (line {number:,}): {_reason(error)}", row=row, line=number) from None
+        _check_object(value, row, number, source)
+        yield value
+
+
+def _quickly(piece: bytes, lines: list[bytes]) -> list[Row] | None:
+    """The objects as `_strictly` reads them, by a decoder that is several times as fast; None where the two might differ."""
+    try:
+        rows = [orjson.loads(text) for text in lines if text and not text.isspace()]
+        if set(map(type, rows)) != {dict}:
+            return None
+        kinds = Counter(map(type, itertools.chain.from_iterable(map(dict.values, rows))))
+        texts = sum(map(len, rows)) + kinds[str]
+        if kinds.keys() & {dict, list, float}:
+            values = itertools.chain.from_iterable(map(dict.values, rows))
+            texts += sum(_count_texts(value) for value in values if type(value) is not str)
+    except (orjson.JSONDecodeError, RecursionError):
+        return None
+    # Of a key that is given twice orjson keeps the last. Every text has two quotes, so then there are more of them in the lines.
+    if b"\\" in piece:
+        piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return rows if piece.count(b'"') == 2 * texts else None
+
+
+def _count_texts(value: Any) -> int:
+    """The texts and keys in a value, or far too many where there is an integer so large that orjson makes a float of it."""
+    kind = type(value)
+    if kind is str:
+        return 1
+    if kind is dict:
+        return len(value) + sum(map(_count_texts, value.values()))
+    if kind is list:
+        return sum(map(_count_texts, value))
+    return _ROUNDED if kind is float and abs(value) >= 2**63 else 0
 
 
 def _check_object(value: Any, row: int, line: int, source: Source) -> None:

@@ -6,21 +6,18 @@ Slots, for rows of one prompt and one answer: the text columns `system` (null if
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+import orjson
 import polars as pl
-import pyarrow as pa
 
 from llm_platform.data.canonical import shown
 from llm_platform.data.cells import as_text
 from llm_platform.errors import DatasetError
 from llm_platform.specs import PreprocessingConfig, TemplateMapping
-
-Layout = Literal["messages", "conversations", "instruction", "prompt_completion", "question_answer", "text_label", "text", "unknown"]
-"""OpenAI's chat messages, ShareGPT's conversations, and tables of the named columns."""
+from llm_platform.specs.resources import Layout
 
 _ANSWERS = ("output", "response", "completion", "answer", "answers", "target", "chosen")
 _PAIRS: tuple[tuple[Layout, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -49,10 +46,14 @@ class Columns:
     system: str | None = None
     messages: str | None = None
 
+    def by_slot(self) -> dict[str, str]:
+        """The column of each slot that has one."""
+        slots = ("system", "instruction", "input", "output", "messages")
+        return {slot: column for slot in slots if (column := getattr(self, slot)) is not None}
+
     def wanted(self) -> list[str]:
         """Each column once."""
-        found = (self.system, self.instruction, self.input, self.output, self.messages)
-        return list(dict.fromkeys(column for column in found if column is not None))
+        return list(dict.fromkeys(self.by_slot().values()))
 
 
 def detect_layout(columns: Sequence[str]) -> Columns:
@@ -143,13 +144,13 @@ def _refused(message: str, columns: Sequence[str], errors: dict[str, str]) -> Da
     )
 
 
-def normalize(frame: pl.DataFrame, columns: Columns, system_prompt: str | None = None) -> pl.DataFrame:
+def normalize(frame: pl.DataFrame, columns: Columns, system_prompt: str | None = None, first_row: int = 0) -> pl.DataFrame:
     """The rows of `frame` in one of the two normal forms, in order. `frame` has the columns' own names.
 
-    Raises DatasetError, with row numbers from 1, for cells that hold no proper conversation.
+    Raises DatasetError, with row numbers from 1 (`first_row` rows came before), for cells that hold no proper conversation.
     """
     if columns.messages is not None:
-        return _conversations(frame, columns, system_prompt)
+        return _conversations(frame, columns, system_prompt, first_row)
     slots = {"system": columns.system, "instruction": columns.instruction, "input": columns.input, "output": columns.output}
     found = pl.DataFrame({slot: frame[column] for slot, column in slots.items() if column is not None})
     texts = found.select(as_text(slot, kind).alias(slot) for slot, kind in found.schema.items())
@@ -161,7 +162,7 @@ def normalize(frame: pl.DataFrame, columns: Columns, system_prompt: str | None =
     ).select("system", "instruction", "input", "output")
 
 
-def _conversations(frame: pl.DataFrame, columns: Columns, system_prompt: str | None) -> pl.DataFrame:
+def _conversations(frame: pl.DataFrame, columns: Columns, system_prompt: str | None, first_row: int) -> pl.DataFrame:
     systems = frame[columns.system].cast(pl.String).to_list() if columns.system else [None] * frame.height
     roles: list[list[str]] = []
     contents: list[list[str]] = []
@@ -169,7 +170,7 @@ def _conversations(frame: pl.DataFrame, columns: Columns, system_prompt: str | N
     for index, (cell, system) in enumerate(zip(frame[str(columns.messages)].to_list(), systems, strict=True)):
         turns, problem = conversation(cell)
         if problem:
-            wrong.append((index + 1, problem))
+            wrong.append((first_row + index + 1, problem))
         given = system if system and system.strip() else system_prompt
         if given and (not turns or turns[0][0] != "system"):
             turns = [("system", given), *turns]
@@ -199,8 +200,8 @@ def conversation(cell: Any) -> tuple[list[tuple[str, str]], str | None]:
     """
     if isinstance(cell, str):
         try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError):
+            cell = orjson.loads(cell)
+        except orjson.JSONDecodeError:
             return [], "not a list of turns, nor the JSON of one"
     if isinstance(cell, dict) and len(cell) == 1:
         cell = next(iter(cell.values()))
@@ -222,7 +223,8 @@ def conversation(cell: Any) -> tuple[list[tuple[str, str]], str | None]:
 def _turn(item: Any) -> tuple[str | None, str | None]:
     if not isinstance(item, dict):
         return None, None
-    role, content = item.get("role", item.get("from")), item.get("content", item.get("value"))
+    # Parquet fills in with null what only other rows have.
+    role, content = (item[one] if item.get(one) is not None else item.get(other) for one, other in (("role", "from"), ("content", "value")))
     if isinstance(content, list):
         parts: list[Any] = [part.get("text") if isinstance(part, dict) else part for part in content]
         content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
@@ -243,10 +245,3 @@ def _order_problem(turns: Sequence[tuple[str, str]]) -> str | None:
             return "it begins with an answer"
         before = role
     return None
-
-
-def normalized_schema(columns: Columns) -> pa.Schema:
-    """Arrow schema of what `normalize` makes."""
-    if columns.messages is not None:
-        return pa.schema([("roles", pa.list_(pa.string())), ("contents", pa.list_(pa.string()))])
-    return pa.schema([(slot, pa.string()) for slot in ("system", "instruction", "input", "output")])

@@ -10,13 +10,12 @@ import itertools
 import mmap
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
-import pyarrow.parquet as pq
 
 from llm_platform.data.canonical import MAX_CELL_BYTES, Source, Table, cell_too_long, check_columns, pc, writer
 from llm_platform.data.text import TextProblem, count_lines
@@ -24,8 +23,9 @@ from llm_platform.errors import DatasetError
 
 DELIMITERS = b",;\t|"
 SAMPLE_BYTES = 256 * 2**10
-BLOCK_BYTES = 32 * 2**20
-"""A row must fit into a block, so this is the longest row too."""
+BLOCK_BYTES = 2**19
+ROW_BYTES = 32 * 2**20
+"""Arrow reads 32 blocks ahead, and a row must fit into one. Where it does not, longer blocks are tried, up to the longest row."""
 
 _PATTERNS: dict[pa.DataType, str] = {
     pa.bool_(): "^(true|false)$",
@@ -83,6 +83,29 @@ def sniff(sample: bytes, *, whole: bool) -> tuple[bytes, int, float]:
     return best
 
 
+class _Wider(Exception):
+    """A later batch needs wider types than the first; the types seen are complete now."""
+
+
+@dataclass
+class _Types:
+    """What each column can still be, and whether it has a value."""
+
+    possible: list[list[pa.DataType]]
+    filled: list[bool]
+
+    def narrow(self, batch: pa.RecordBatch) -> None:
+        for index, column in enumerate(batch.columns):
+            if self.possible[index]:
+                values = column.drop_null()
+                self.filled[index] = self.filled[index] or len(values) > 0
+                self.possible[index] = [kind for kind in self.possible[index] if _all_match(values, _PATTERNS[kind])]
+
+    def schema(self, names: list[str]) -> pa.Schema:
+        kinds = [kinds[0] if kinds and some else pa.string() for kinds, some in zip(self.possible, self.filled, strict=True)]
+        return pa.schema(list(zip(names, kinds, strict=True)))
+
+
 def read_csv(file: BinaryIO, problem: TextProblem | None, source: Source, out: Path) -> Table:
     """Writes the canonical table. `file` is UTF-8 and stands behind its byte order mark; `problem` was found in it."""
     start = file.tell()
@@ -92,23 +115,71 @@ def read_csv(file: BinaryIO, problem: TextProblem | None, source: Source, out: P
         if problem:
             raise _text_error(data, file, start, delimiter, problem, source)
         header = next(records(data, start, delimiter))
-        if header.end - header.start > BLOCK_BYTES:
+        if header.end - header.start > ROW_BYTES:
             raise source.error("the header line is too long", row=0, line=1)
         names = [_name(data[begin:end], position) for position, (begin, end) in enumerate(header.cells, start=1)]
         check_columns(names, source)
         if next(records(data, header.end, delimiter), None) is None:
             raise source.error("it has a header but no rows", rows=0)
-        file.seek(header.end)
-        raw = out.with_name(f"{out.name}.text")
-        try:
-            rows, types = _to_text_columns(file, names, delimiter, source, raw)
-            _check_last_quote(data, raw, names, delimiter, rows, source)
-            _cast(raw, out, types, source)
-        except pa.ArrowInvalid as error:
-            raise _locate(data, file, header, delimiter, len(names), source) from error
-        finally:
-            raw.unlink(missing_ok=True)
-    return Table(rows, names)
+        types = _Types([list(_PATTERNS) for _ in names], [False] * len(names))
+        block = BLOCK_BYTES
+        while True:
+            file.seek(header.end)
+            try:
+                return _write(_batches(file, names, delimiter, block), types, names, data, delimiter, source, out)
+            except _Wider:
+                continue
+            except pa.ArrowInvalid as error:
+                if block < ROW_BYTES and "straddl" in str(error):  # a row that is longer than a block
+                    block = min(ROW_BYTES, 8 * block)
+                    continue
+                raise _locate(data, file, header, delimiter, len(names), source) from error
+
+
+def _batches(file: BinaryIO, names: list[str], delimiter: bytes, block: int) -> Iterator[pa.RecordBatch]:
+    """The rows with every column as text, from where the file stands."""
+    reader = arrow_csv.open_csv(
+        pa.PythonFile(file, mode="r"),
+        read_options=arrow_csv.ReadOptions(block_size=block, column_names=names, use_threads=False),
+        parse_options=arrow_csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=True),
+        convert_options=arrow_csv.ConvertOptions(
+            column_types={name: pa.string() for name in names},
+            strings_can_be_null=True,
+            null_values=[""],
+            quoted_strings_can_be_null=False,
+            check_utf8=False,
+        ),
+    )
+    yield from reader
+
+
+def _write(
+    batches: Iterator[pa.RecordBatch],
+    types: _Types,
+    names: list[str],
+    data: mmap.mmap,
+    delimiter: bytes,
+    source: Source,
+    out: Path,
+) -> Table:
+    """One pass over the rows, with the narrowest types that hold for what was seen. Raises _Wider if later rows need wider ones."""
+    first = next(batches)
+    types.narrow(first)
+    schema = types.schema(names)
+    settled, last = True, None
+    with writer(out, schema, source) as table:
+        for batch in itertools.chain([first], batches):
+            types.narrow(batch)
+            settled = settled and types.schema(names) == schema
+            if settled:
+                table.write(batch.cast(schema))
+            else:
+                source.rows_done(table.rows)
+            last = batch.column(len(names) - 1)[-1].as_py() if batch.num_rows else last
+        if not settled:
+            raise _Wider
+        _check_last_quote(data, last, delimiter, table.rows, names[-1], source)
+    return Table(table.rows, names)
 
 
 def _name(cell: bytes, position: int) -> str:
@@ -119,30 +190,6 @@ def _name(cell: bytes, position: int) -> str:
     return text.strip() or f"column_{position}"
 
 
-def _to_text_columns(file: BinaryIO, names: list[str], delimiter: bytes, source: Source, raw: Path) -> tuple[int, list[pa.DataType]]:
-    """Writes every column as text, and finds the narrowest type that holds each over the whole file."""
-    schema = pa.schema([(name, pa.string()) for name in names])
-    reader = arrow_csv.open_csv(
-        pa.PythonFile(file, mode="r"),
-        read_options=arrow_csv.ReadOptions(block_size=BLOCK_BYTES, column_names=names),
-        parse_options=arrow_csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=True),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=schema, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False, check_utf8=False
-        ),
-    )
-    possible = [list(_PATTERNS) for _ in names]
-    filled = [False] * len(names)
-    with writer(raw, schema, source) as table:
-        for batch in reader:
-            for index, column in enumerate(batch.columns):
-                if possible[index]:
-                    values = column.drop_null()
-                    filled[index] = filled[index] or len(values) > 0
-                    possible[index] = [kind for kind in possible[index] if _all_match(values, _PATTERNS[kind])]
-            table.write(batch)
-    return table.rows, [kinds[0] if kinds and some else pa.string() for kinds, some in zip(possible, filled, strict=True)]
-
-
 def _all_match(values: pa.Array, pattern: str) -> bool:
     for part in (values.slice(0, 64), values):  # most text columns show what they are at once
         if not pc.all(pc.match_substring_regex(part, pattern), min_count=0).as_py():
@@ -150,36 +197,20 @@ def _all_match(values: pa.Array, pattern: str) -> bool:
     return pc.all(pc.less_equal(pc.binary_length(values), 16), min_count=0).as_py()
 
 
-def _cast(raw: Path, out: Path, types: list[pa.DataType], source: Source) -> None:
-    """Turns the table of texts into one of the types found."""
-    if all(pa.types.is_string(kind) for kind in types):
-        raw.replace(out)
-        return
-    with pq.ParquetFile(raw) as file, writer(out, _typed(file.schema_arrow, types), replace(source, on_rows=None)) as table:
-        for batch in file.iter_batches(batch_size=65_536):
-            table.write(batch.cast(_typed(batch.schema, types)))
-
-
-def _typed(schema: pa.Schema, types: list[pa.DataType]) -> pa.Schema:
-    return pa.schema([(name, kind) for name, kind in zip(schema.names, types, strict=True)])
-
-
-def _check_last_quote(data: mmap.mmap, raw: Path, names: list[str], delimiter: bytes, rows: int, source: Source) -> None:
+def _check_last_quote(data: mmap.mmap, last: str | None, delimiter: bytes, rows: int, name: str, source: Source) -> None:
     """Arrow takes a quote that never closes as if it closed at the end of the file; only the last cell can be so."""
-    with pq.ParquetFile(raw) as file:
-        last: Any = file.read_row_group(file.num_row_groups - 1, columns=names[-1:]).column(0)[-1].as_py()
     if last is not None:
         cell = b'"' + last.encode("utf-8").replace(b'"', b'""')
         before = len(data) - len(cell) - 1
         if before >= 0 and data[before : before + 1] in (delimiter, b"\n", b"\r") and data[before + 1 :] == cell:
-            raise source.error(f"row {rows:,}: a quote is opened and never closed", row=rows, column=names[-1])
+            raise source.error(f"row {rows:,}: a quote is opened and never closed", row=rows, column=name)
 
 
 def _locate(data: mmap.mmap, file: BinaryIO, header: Record, delimiter: bytes, width: int, source: Source) -> DatasetError:
     """The first row that Arrow cannot have read, found by the exact scanner."""
     for row, record in enumerate(records(data, header.end, delimiter), start=1):
         longest = max(end - begin for begin, end in record.cells)
-        if not (record.unclosed or len(record.cells) != width or longest > MAX_CELL_BYTES or record.end - record.start > BLOCK_BYTES):
+        if not (record.unclosed or len(record.cells) != width or longest > MAX_CELL_BYTES or record.end - record.start > ROW_BYTES):
             continue
         line = count_lines(file, record.start)
         if record.unclosed:
@@ -189,7 +220,7 @@ def _locate(data: mmap.mmap, file: BinaryIO, header: Record, delimiter: bytes, w
             return source.error(message, row=row, line=line, cells=len(record.cells), expected=width)
         if longest > MAX_CELL_BYTES:
             return cell_too_long(source, row, None)
-        return source.error(f"row {row:,} (line {line:,}) is longer than {BLOCK_BYTES // 2**20} MiB", row=row, line=line)
+        return source.error(f"row {row:,} (line {line:,}) is longer than {ROW_BYTES // 2**20} MiB", row=row, line=line)
     return source.error("it cannot be read as CSV")
 
 

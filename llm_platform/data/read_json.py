@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,23 +51,27 @@ def _write(batches: Callable[[], Iterator[list[Row]]], kinds: Kinds, source: Sou
     first = next(iterator, None)
     if first is None:
         raise source.error("it has no rows", rows=0)
-    _add_kinds(kinds, first, 0, source)
+    columns = _columns(kinds, first, 0, source)
     schema = _schema(kinds)
     settled = True
     with writer(out, schema, source) as table:
-        for batch in itertools.chain([first], iterator):
-            _add_kinds(kinds, batch, table.rows, source)
+        while True:
             settled = settled and _schema(kinds) == schema
             if settled:
-                table.write(_batch(batch, schema, table.rows, source))
+                table.write(_batch(columns, schema, table.rows, source))
             else:
                 source.rows_done(table.rows)
+            batch = next(iterator, None)
+            if batch is None:
+                break
+            columns = _columns(kinds, batch, table.rows, source)
         if not settled:
             raise _Wider
     return Table(table.rows, schema.names)
 
 
-def _add_kinds(kinds: Kinds, batch: list[Row], before: int, source: Source) -> None:
+def _columns(kinds: Kinds, batch: list[Row], before: int, source: Source) -> dict[str, list[Any]]:
+    """The batch's values by column, with None where a row has none. Adds their kinds to `kinds`."""
     names = dict.fromkeys(itertools.chain.from_iterable(batch))
     if not kinds.keys() >= names.keys():
         check_columns([*dict.fromkeys([*kinds, *names])], source)
@@ -75,9 +79,10 @@ def _add_kinds(kinds: Kinds, batch: list[Row], before: int, source: Source) -> N
             _check_encodable(name, "the name of a column", 0, name, source)
     elif not kinds:
         raise source.error(f"row {before + 1:,}: an object without members is no row", row=before + 1)
+    columns = {name: [row.get(name) for row in batch] for name in dict.fromkeys([*kinds, *names])}
     for name in names:
-        values = [row[name] for row in batch if name in row]
-        kinds.setdefault(name, set()).update(_kinds(values))
+        kinds.setdefault(name, set()).update(_kinds(columns[name]))
+    return columns
 
 
 def _kinds(values: list[Any]) -> set[str]:
@@ -103,23 +108,23 @@ def _type(kinds: set[str]) -> pa.DataType:
     return pa.string()
 
 
-def _batch(batch: list[Row], schema: pa.Schema, before: int, source: Source) -> pa.RecordBatch:
-    return pa.record_batch([_column(batch, field, before, source) for field in schema], schema=schema)
+def _batch(columns: dict[str, list[Any]], schema: pa.Schema, before: int, source: Source) -> pa.RecordBatch:
+    return pa.record_batch([_column(columns[field.name], field, before, source) for field in schema], schema=schema)
 
 
-def _column(batch: list[Row], field: pa.Field, before: int, source: Source) -> pa.Array:
-    values: Iterable[Any] = [row.get(field.name) for row in batch]
-    if pa.types.is_string(field.type):
-        try:
+def _column(values: list[Any], field: pa.Field, before: int, source: Source) -> pa.Array:
+    if not pa.types.is_string(field.type):
+        return pa.array(values, field.type)
+    try:
+        if not set(map(type, values)) <= {str, type(None)}:
             values = [value if value is None or type(value) is str else json.dumps(value, ensure_ascii=False) for value in values]
-            return pa.array(values, pa.string())
-        except RecursionError:
-            raise source.error(f"column {shown(field.name)}: a value is nested too deeply", column=field.name) from None
-        except UnicodeEncodeError:
-            for row, value in enumerate(values, start=before + 1):
-                _check_encodable(value, f"row {row:,}, column {shown(field.name)}", row, field.name, source)
-            raise
-    return pa.array(values, field.type)
+        return pa.array(values, pa.string())
+    except RecursionError:
+        raise source.error(f"column {shown(field.name)}: a value is nested too deeply", column=field.name) from None
+    except UnicodeEncodeError:
+        for row, value in enumerate(values, start=before + 1):
+            _check_encodable(value, f"row {row:,}, column {shown(field.name)}", row, field.name, source)
+        raise
 
 
 def _check_encodable(text: str | None, where: str, row: int, column: str, source: Source) -> None:

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llm_platform.data.canonical import MAX_CELL_BYTES, MAX_COLUMNS, Source, Table, cell_too_long, check_columns, pc, shown, writer
+from llm_platform.data.canonical import (
+    MAX_CELL_BYTES,
+    MAX_COLUMNS,
+    Source,
+    Table,
+    cell_too_long,
+    check_columns,
+    is_text,
+    pc,
+    shown,
+    texts,
+    writer,
+)
 
 MAX_GROWTH = 200
 FREE_BYTES = 2**29
 """A file may grow to FREE_BYTES plus MAX_GROWTH times its size; text compressed with zstd grows 3 to 10 times."""
 
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 16_384
 _FOOTER_BYTES = 64 * 2**20
 
@@ -23,32 +35,47 @@ def read_parquet(path: Path, source: Source, out: Path) -> Table:
     """Writes the canonical table. Raises DatasetError if the file is corrupt, or stands for far more than it holds."""
     allowed = FREE_BYTES + MAX_GROWTH * path.stat().st_size
     try:
-        with _open(path, []) as file:
+        with _open(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             _check_declared(metadata, allowed, source)
             check_columns(schema.names, source)
-        # Texts are read as dictionaries, so that one long text repeated a million times is in memory once.
-        texts = [name for name, kind in zip(schema.names, schema.types, strict=True) if _is_text(kind)]
-        target = pa.schema([(name, _canonical(kind, name, source)) for name, kind in zip(schema.names, schema.types, strict=True)])
-        with _open(path, texts) as file, writer(out, target, source) as table:
-            grown = 0
-            for batch in file.iter_batches(batch_size=_batch_rows(metadata)):
-                for part in _decoded(batch, target, table.rows, source):
-                    grown += part.nbytes
-                    if grown > allowed:
-                        raise _bomb(source, grown, allowed)
-                    table.write(part)
+            target = pa.schema([(name, _canonical(kind, name, source)) for name, kind in zip(schema.names, schema.types, strict=True)])
+            with _open(path, _text_paths(metadata)) as dictionaries, writer(out, target, source) as table:
+                grown = 0
+                for group in range(metadata.num_row_groups):
+                    size = _batch_rows(metadata.row_group(group), _longest(dictionaries, group))
+                    for batch in file.iter_batches(batch_size=size, row_groups=[group], use_threads=False):
+                        for part in _decoded(batch, target, table.rows, source):
+                            grown += part.nbytes
+                            if grown > allowed:
+                                raise _bomb(source, grown, allowed)
+                            table.write(part)
     except (pa.ArrowException, OSError, ValueError, MemoryError, UnicodeDecodeError) as error:
         # Arrow's own words may hold the path.
         raise source.error("it is not a readable Parquet file; it is truncated, corrupt or encrypted") from error
     return Table(table.rows, target.names)
 
 
-def _open(path: Path, dictionaries: list[str]) -> pq.ParquetFile:
+def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     return pq.ParquetFile(
-        path, read_dictionary=dictionaries, pre_buffer=False, buffer_size=2**20,
+        path, read_dictionary=list(dictionaries), pre_buffer=False, buffer_size=2**20,
         thrift_string_size_limit=_FOOTER_BYTES, thrift_container_size_limit=1_000_000,
     )  # fmt: skip
+
+
+def _text_paths(metadata: pq.FileMetaData) -> list[str]:
+    columns = (metadata.schema.column(index) for index in range(metadata.num_columns))
+    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+
+
+def _longest(dictionaries: pq.ParquetFile, group: int) -> int:
+    """Bytes of the longest text in the dictionaries of a row group, each of which is in the file once and may be repeated
+    millions of times. (Reading all rows as dictionaries would take several times as long as the texts themselves.)"""
+    if not dictionaries.metadata.row_group(group).num_rows:
+        return 0
+    first = next(dictionaries.iter_batches(batch_size=1, row_groups=[group], use_threads=False))
+    lengths = (pc.max(pc.binary_length(text)).as_py() for column in first.columns for text in texts(column))
+    return max((length or 0 for length in lengths), default=0)
 
 
 def _check_declared(metadata: pq.FileMetaData, allowed: int, source: Source) -> None:
@@ -73,31 +100,40 @@ def _bomb(source: Source, size: int, allowed: int) -> Exception:
     return source.error(message, bytes=size, allowed=allowed)
 
 
-def _batch_rows(metadata: pq.FileMetaData) -> int:
-    size = sum(metadata.row_group(index).total_byte_size for index in range(metadata.num_row_groups))
-    return max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(1, size)))
+def _batch_rows(group: pq.RowGroupMetaData, longest: int) -> int:
+    """How many rows of a group are about BATCH_BYTES, where every text in a dictionary may be as long as the longest."""
+    size = 0
+    for column in (group.column(index) for index in range(group.num_columns)):
+        values = column.num_values
+        if "DELTA_BYTE_ARRAY" in column.encodings:  # a text is the one before it and what is new; each may be as long as all
+            size += group.num_rows * column.total_uncompressed_size
+        elif any("DICTIONARY" in encoding for encoding in column.encodings) and column.physical_type == "BYTE_ARRAY":
+            size += max(values * longest, column.total_uncompressed_size)
+        else:
+            size += max(values, column.total_uncompressed_size)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES * group.num_rows // max(1, size)))
 
 
 def _canonical(kind: pa.DataType, name: str, source: Source) -> pa.DataType:
     """The type that a column gets: text is `string`, a dictionary is its values, a column of nothing is text."""
     if pa.types.is_dictionary(kind):
         return _canonical(kind.value_type, name, source)
-    if _is_text(kind) or pa.types.is_null(kind):
+    if is_text(kind) or pa.types.is_null(kind):
         return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_canonical(field.type, name, source)) for field in kind.fields])
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(kind.value_field.with_type(_canonical(kind.value_type, name, source)))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         raise source.error(f"column {shown(name)} holds bytes; texts, numbers, dates, lists and structs are read", column=name)
     return kind
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _decoded(batch: pa.RecordBatch, target: pa.Schema, before: int, source: Source) -> Iterator[pa.RecordBatch]:
     """The batch in canonical types, in parts of about BATCH_BYTES however long the texts behind its dictionaries are."""
     length = 0
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        if isinstance(column, pa.DictionaryArray) and _is_text(column.dictionary.type):
+        if isinstance(column, pa.DictionaryArray) and is_text(column.dictionary.type):
             sizes = pc.fill_null(pc.take(pc.binary_length(column.dictionary), column.indices), 0)
             if (pc.max(sizes).as_py() or 0) > MAX_CELL_BYTES:
                 raise cell_too_long(source, before + 1 + pc.index(pc.greater(sizes, MAX_CELL_BYTES), True).as_py(), name)

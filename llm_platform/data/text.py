@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from llm_platform.data.canonical import MAX_CELL_BYTES, Source
 
-CHUNK = 4 * 2**20
+CHUNK = 1 * 2**20
 MAX_LINE_BYTES = 4 * MAX_CELL_BYTES
 """Longest line of a JSONL file and longest element of a JSON file."""
 
@@ -111,25 +111,26 @@ def count_lines(file: BinaryIO, end: int) -> int:
     return line
 
 
-def lines(file: BinaryIO, source: Source, most: int) -> Iterator[list[bytes]]:
-    """Batches of whole lines of about CHUNK bytes, each without its line end. A last empty line is none.
+def whole_lines(file: BinaryIO, source: Source, most: int) -> Iterator[bytes]:
+    """The rest of the file in pieces of about CHUNK bytes, each of whole lines that end in a newline, the last one too.
 
     Raises DatasetError for a line of more than `most` bytes, before it is in memory.
     """
-    number, rest = 0, b""
+    number, rest = 0, bytearray()
     while chunk := file.read(CHUNK):
-        if b"\n" not in chunk:
-            rest += chunk
+        end = chunk.rfind(b"\n") + 1
+        if end:
+            piece = b"".join((rest, memoryview(chunk)[:end]))
+            number += piece.count(b"\n")
+            yield piece
+            rest = bytearray(memoryview(chunk)[end:])
         else:
-            batch = (rest + chunk).split(b"\n")
-            rest = batch.pop()
-            yield [line[:-1] if line.endswith(b"\r") else line for line in batch]
-            number += len(batch)
+            rest += chunk
         if len(rest) > most:
             row = number + 1
             raise source.error(f"line {row:,} is longer than {most // 2**20} MiB", row=row, line=row)
     if rest:
-        yield [rest[:-1] if rest.endswith(b"\r") else rest]
+        yield bytes(rest.removesuffix(b"\r")) + b"\n"
 
 
 def is_blank(file: BinaryIO) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from llm_platform.errors import InvalidInput
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Run ids and node names: they become partition keys, folder names and parts of URLs."""
@@ -32,6 +35,14 @@ def problems(model: type[BaseModel], data: Any, prefix: str = "") -> list[dict[s
     except ValidationError as error:
         return [_problem(model, item, prefix) for item in error.errors(include_url=False, include_context=False)]
     return []
+
+
+def spec_from_options(model: type[ModelT], options: Mapping[str, Any]) -> ModelT:
+    """The spec that a command's options describe; those that are None keep its defaults. Raises InvalidInput, naming options."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if errors := problems(model, given):
+        raise InvalidInput("; ".join(f"--{error['field'].replace('_', '-')}: {error['message']}" for error in errors))
+    return model.model_validate(given)
 
 
 def _problem(model: type[BaseModel], item: Any, prefix: str) -> dict[str, Any]:

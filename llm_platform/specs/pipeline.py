@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from llm_platform.errors import InvalidConfig, InvalidInput
-from llm_platform.specs.agents import CONFIGS, STAGES, AgentClass, AgentConfig, DatasetConfig
+from llm_platform.specs.agents import CONFIGS, STAGES, AgentClass, AgentConfig, DatasetConfig, PreprocessingConfig
 from llm_platform.specs.base import NAME, Spec, problems
 
 MAX_NODES = 100
@@ -211,6 +211,24 @@ def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
                 need = f"exactly {rule.least}" if rule.least == rule.most else f"at least {rule.least}"
                 sources = " or ".join(sorted(rule.sources))
                 wrong(node.agent_name, f"Node '{node.agent_name}' ({node.agent_class}) needs {need} edge from {sources}; it has {count}")
+    return errors or _split_errors(config, classes)
+
+
+def _split_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> list[dict[str, Any]]:
+    """Inputs that a preprocessing node takes as a split by themselves, but does not have, or that leave nothing to train on."""
+    errors: list[dict[str, Any]] = []
+    for node in config.nodes:
+        if classes[node.agent_name] is AgentClass.PREPROCESSING:
+            split = PreprocessingConfig.model_validate(node.config).split
+            inputs = [edge.from_agent for edge in config.edges if edge.to_agent == node.agent_name]
+            for field in ("validation_inputs", "test_inputs"):
+                missing = [name for name in getattr(split, field) if name not in inputs]
+                if missing:
+                    message = f"'{node.agent_name}' has no input {', '.join(missing)}; its inputs are {', '.join(inputs)}"
+                    errors.append({"field": f"split.{field}", "agent": node.agent_name, "message": message})
+            if not errors and set(inputs) <= {*split.validation_inputs, *split.test_inputs}:
+                message = f"All inputs of '{node.agent_name}' are validation or test splits; none is left to train on"
+                errors.append({"field": "split", "agent": node.agent_name, "message": message})
     return errors
 
 

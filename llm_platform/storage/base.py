@@ -69,8 +69,11 @@ class Storage(ABC):
     """
 
     @abstractmethod
-    def put_file(self, local: Path, address: str, move: bool = False) -> Stored:
-        """Stores a file, replacing what was there; it appears whole or not at all. With `move`, `local` is gone afterwards."""
+    def put_file(self, local: Path, address: str, move: bool = False, sha256: str | None = None) -> Stored:
+        """Stores a file, replacing what was there; it appears whole or not at all. With `move`, `local` is gone afterwards.
+
+        `sha256` is the file's digest where the caller has just taken it; the file is then not read again for it.
+        """
 
     @abstractmethod
     def put_bytes(self, data: bytes, address: str) -> Stored:

@@ -62,9 +62,9 @@ class S3Storage(Storage):
         self._probe: _Probe | None = None
         self._probe_lock = threading.Lock()
 
-    def put_file(self, local: Path, address: str, move: bool = False) -> Stored:
+    def put_file(self, local: Path, address: str, move: bool = False, sha256: str | None = None) -> Stored:
         target = to_address(address)
-        stored = self._upload(local, target)
+        stored = self._upload(local, target, sha256)
         if move:
             local.unlink()
         return stored
@@ -208,10 +208,10 @@ class S3Storage(Storage):
                 count += 1
         return count
 
-    def _upload(self, local: Path, target: Address) -> Stored:
+    def _upload(self, local: Path, target: Address, known: str | None = None) -> Stored:
         """Uploads a file; in parts if it is large, and then it appears when the last part is there."""
         try:
-            size, digest = file_sha256(local)
+            size, digest = (local.stat().st_size, known) if known else file_sha256(local)
         except FileNotFoundError:
             raise NotFound("The file that was to be stored is not there") from None
         with _failures(target):

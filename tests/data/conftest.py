@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>"]
 BYTES = [f"<0x{code:02X}>" for code in range(256)]
@@ -59,7 +59,7 @@ def _legacy_bpe() -> Tokenizer:
     """As Llama 2 itself: a normaliser prepends the space, and there is no pre-tokenizer."""
     settings = json.loads(_metaspace_bpe().to_str())
     settings["pre_tokenizer"] = None
-    tokenizer = Tokenizer.from_str(json.dumps(settings))
+    tokenizer = _with_merges(Tokenizer.from_str(json.dumps(settings)), ("▁", "▁"), ("▁▁", "▁▁"), ("▁▁", "h"), ("▁", "\t"))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     return tokenizer
 
@@ -83,6 +83,30 @@ def _byte_level() -> Tokenizer:
         vocab_size=600, special_tokens=SPECIAL, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
+    return _with_merges(tokenizer, ("Ġ", "Ġ"), ("ĠĠ", "ĠĠ"), ("Ċ", "Ċ"), ("ĊĊ", "Ċ"), ("Ċ", "Ġ"), ("ĠĠ", "h"), (".", "Ċ"), ("ĉ", "h"))
+
+
+def _with_merges(tokenizer: Tokenizer, *pairs: tuple[str, str]) -> Tokenizer:
+    """With tokens of several spaces and line ends, as large vocabularies have them."""
+    settings = json.loads(tokenizer.to_str())
+    vocabulary: dict[str, int] = settings["model"]["vocab"]
+    for pair in pairs:
+        for piece in (*pair, "".join(pair)):
+            vocabulary.setdefault(piece, len(vocabulary))
+    settings["model"]["merges"] = [list(pair) for pair in pairs] + settings["model"]["merges"]
+    return Tokenizer.from_str(json.dumps(settings))
+
+
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _llama3() -> Tokenizer:
+    """Bytes behind a regular expression of its own, and digits by threes."""
+    tokenizer = _byte_level()
+    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     return tokenizer
 
 
@@ -91,6 +115,7 @@ TOKENIZERS: dict[str, Callable[[], Tokenizer]] = {
     "legacy": _legacy_bpe,
     "unigram": _unigram,
     "byte-level": _byte_level,
+    "llama3": _llama3,
 }
 
 

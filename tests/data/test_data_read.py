@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -285,8 +286,10 @@ def test_detected_format(tmp_path: Path, content: str, name: str, claimed: Forma
         ("hello world\n", "a.txt", "json", "txt"),
         (b"PAR1xxxxPAR1", "a.csv", None, "parquet"),
         (b"PAR1xxxxPAR1", "a.txt", None, "parquet"),
-        (b"\x1f\x8b\x08\x00rest", "a.csv", None, "gzip"),
-        (b"\x1f\x8b\x08\x00rest", "a.csv.gz", None, "gzip"),
+        (CSV, "a.csv.gz", None, "unpacked"),
+        (gzip.compress(CSV.encode()), "a.parquet.gz", None, "csv"),
+        (gzip.compress(gzip.compress(CSV.encode())), "a.csv.gz", None, "gzip"),
+        (gzip.compress(b"PK\x03\x04rest"), "a.csv.gz", None, "zip"),
         (b"PK\x03\x04rest", "a.csv", None, "zip"),
         (b"%PDF-1.7", "a.txt", None, "a PDF"),
         (bytes(range(256)) * 4, "a.txt", None, "binary"),

@@ -1,0 +1,138 @@
+"""How much memory and time a training will take, from the files' headers alone: no weights are read, torch is not imported.
+
+Weights, gradients and AdamW's moments are counted exactly; activations by the formula of Korthikanti et al. 2022 (34 bytes per
+token, layer and hidden unit in 16 bits, without the attention matrix, which fused kernels never store); logits only where a token
+is trained, as our loop has them. Time is arithmetic over the machine's rate, at the share of it that trainings reach.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm_platform.errors import InvalidConfig
+from llm_platform.specs import TrainingConfig
+from llm_platform.specs.preflight import MemoryEstimate, Method
+
+METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
+NF4_BYTES = 0.516
+"""A weight in 4-bit NormalFloat with double quantisation: 4.127 bits (Dettmers et al. 2023)."""
+ACTIVATION_BYTES = 34
+UTILIZATION = 0.4
+"""Share of the matrix rate that a training reaches, about."""
+GPUS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+"""Dense bfloat16 operations a second, by their data sheets."""
+OVERHEAD = 1.1
+"""What allocators and kernels take on top."""
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the estimates need to know of a base model. `linear` has the (out, in) sizes of the layers that adapters go on."""
+
+    parameters: int
+    linear: dict[str, tuple[int, int]]
+    hidden: int
+    layers: int
+    vocabulary: int
+
+    @property
+    def linear_parameters(self) -> int:
+        return sum(out * into for out, into in self.linear.values())
+
+    def adapter_parameters(self, config: TrainingConfig) -> int:
+        """Of an adapter of `config`; for names or an expression of target modules, of those that end in one of the names."""
+        wanted = config.target_modules
+        names = None if isinstance(wanted, str) else tuple(f".{leaf}.weight" for leaf in wanted)
+        chosen = [size for name, size in self.linear.items() if names is None or name.endswith(names)]
+        return sum(config.lora_r * (out + into) for out, into in chosen)
+
+
+def model_shape(folder: Path) -> ModelShape:
+    """Reads config.json and the headers of the safetensors files. Raises InvalidConfig if they are not what they should be."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        config = config.get("text_config", config)
+        shapes: dict[str, list[int]] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            shapes |= _header(path)
+        linear = {
+            name: (shape[0], shape[1])
+            for name, shape in shapes.items()
+            if len(shape) == 2 and "embed" not in name and "lm_head" not in name and name.endswith(".weight")
+        }
+        return ModelShape(
+            parameters=sum(math.prod(shape) for shape in shapes.values()),
+            linear=linear,
+            hidden=int(config["hidden_size"]),
+            layers=int(config["num_hidden_layers"]),
+            vocabulary=int(config["vocab_size"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise InvalidConfig("The base model's config.json or its weights' headers cannot be read") from error
+
+
+def _header(path: Path) -> dict[str, list[int]]:
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > 2**27:
+            raise ValueError("an endless header")
+        header: dict[str, Any] = json.loads(file.read(length))
+    return {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+
+
+def memory(shape: ModelShape, config: TrainingConfig, *, tokens: int, labels: int, gpu: bool) -> dict[Method, MemoryEstimate]:
+    """By method, in bytes, for a batch of so many `tokens`, padding included, of which `labels` are trained.
+
+    On a GPU weights and activations have 16 bits (checkpointed where the config says `on`), on a CPU 32.
+    """
+    width = 2 if gpu else 4
+    per_layer = ACTIVATION_BYTES * width // 2 * shape.hidden * tokens
+    kept = width * shape.hidden * tokens * shape.layers + per_layer
+    activations = kept if config.gradient_checkpointing == "on" else per_layer * shape.layers
+    activations += labels * shape.vocabulary * (width + 8)  # logits, as float32 too, and their gradient
+    adapter = shape.adapter_parameters(config if config.method != "full" else TrainingConfig())
+    quantised = shape.linear_parameters * NF4_BYTES + (shape.parameters - shape.linear_parameters) * width
+    weights: dict[Method, tuple[float, int]] = {
+        "lora": (shape.parameters * width, adapter),
+        "qlora": (quantised, adapter),
+        "full": (shape.parameters * 4, shape.parameters),
+    }
+    return {
+        method: MemoryEstimate(
+            weights=round(base),
+            trainable=trained * 4 if method != "full" else 0,
+            optimizer=trained * 12,  # the gradient and two moments, in float32
+            activations=activations,
+            total=round(OVERHEAD * (base + trained * (16 if method != "full" else 12) + activations)),
+        )
+        for method, (base, trained) in weights.items()
+    }
+
+
+def operations(shape: ModelShape, method: Method, tokens: int, labels: int) -> float:
+    """Of training on so many tokens: forward 2 a weight and token, backward 2 more, and 2 for the gradients of trained weights."""
+    each = 6 if method == "full" else 4
+    return each * (tokens * shape.linear_parameters + labels * shape.vocabulary * shape.hidden)
+
+
+def seconds(work: float, rate: float) -> float:
+    return work / (rate * UTILIZATION)
+
+
+def cpu_rate() -> float:
+    """Float32 operations a second of this machine's matrix products, measured in some hundredths of a second."""
+    import numpy as np
+
+    size = 768
+    one = np.ones((size, size), dtype=np.float32)
+    one @ one
+    started = time.perf_counter()
+    for _ in range(3):
+        one @ one
+    return 3 * 2 * size**3 / (time.perf_counter() - started)
