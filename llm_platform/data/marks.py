@@ -21,7 +21,9 @@ WHOLE = {FIRST: "\ufdd4", AFTER: "\ufdd5", MORE: "\ufdd6"}
 """The same marks for a text that is tokenised as a whole, not word by word."""
 BREAK, ESCAPE = "\ufdde\ufddf"
 RESERVED = "[\ufdd0-\ufddf]"
-WHITE_SPACE = "\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+WHITE_SPACE = (
+    "\t\n\v\f\r \u0085\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
 """What a special token with the flag lstrip or rstrip takes with it."""
 
 _ESCAPES = {chr(code): f"{ESCAPE}{chr(ord('A') + code - 0xFDD0)}" for code in range(0xFDD0, 0xFDE0)}

@@ -23,12 +23,14 @@ from llm_platform.data.canonical import (
 )
 
 MAX_GROWTH = 200
-FREE_BYTES = 2**29
+FREE_BYTES = 64 * 2**20
 """A file may grow to FREE_BYTES plus MAX_GROWTH times its size; text compressed with zstd grows 3 to 10 times."""
 
 BATCH_BYTES = 8 * 2**20
 BATCH_ROWS = 16_384
 _FOOTER_BYTES = 64 * 2**20
+_DICTIONARIES = {"RLE_DICTIONARY", "PLAIN_DICTIONARY"}
+_DELTA = "DELTA_BYTE_ARRAY"
 
 
 def read_parquet(path: Path, source: Source, out: Path) -> Table:
@@ -40,11 +42,11 @@ def read_parquet(path: Path, source: Source, out: Path) -> Table:
             _check_declared(metadata, allowed, source)
             check_columns(schema.names, source)
             target = pa.schema([(name, _canonical(kind, name, source)) for name, kind in zip(schema.names, schema.types, strict=True)])
-            with _open(path, _text_paths(metadata)) as dictionaries, writer(out, target, source) as table:
+            paths = _dictionary_paths(metadata)
+            with _open(path, paths) as dictionaries, writer(out, target, source) as table:
                 grown = 0
                 for group in range(metadata.num_row_groups):
-                    size = _batch_rows(metadata.row_group(group), _longest(dictionaries, group))
-                    for batch in file.iter_batches(batch_size=size, row_groups=[group], use_threads=False):
+                    for batch in _batches(file, dictionaries, paths, group):
                         for part in _decoded(batch, target, table.rows, source):
                             grown += part.nbytes
                             if grown > allowed:
@@ -63,19 +65,48 @@ def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     )  # fmt: skip
 
 
-def _text_paths(metadata: pq.FileMetaData) -> list[str]:
-    columns = (metadata.schema.column(index) for index in range(metadata.num_columns))
-    return [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+def _dictionary_paths(metadata: pq.FileMetaData) -> list[str]:
+    """The columns of texts that may be written as dictionaries; Arrow cannot read DELTA_BYTE_ARRAY into one."""
+    encodings: dict[str, set[str]] = {}
+    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+        for column in (group.column(index) for index in range(group.num_columns)):
+            if column.physical_type == "BYTE_ARRAY":
+                encodings.setdefault(column.path_in_schema, set()).update(column.encodings)
+    return [path for path, used in encodings.items() if used & _DICTIONARIES and _DELTA not in used]
 
 
-def _longest(dictionaries: pq.ParquetFile, group: int) -> int:
+def _batches(file: pq.ParquetFile, dictionaries: pq.ParquetFile, paths: Sequence[str], group: int) -> Iterator[pa.RecordBatch]:
+    """The rows of a group, so many at a time that they are about BATCH_BYTES, or are texts in dictionaries."""
+    found = file.metadata.row_group(group)
+    columns = [found.column(index) for index in range(found.num_columns)]
+    flat = all(path in file.schema_arrow.names for path in paths)
+    if flat and found.total_byte_size <= BATCH_BYTES and found.num_rows <= BATCH_ROWS and not any(_DELTA in c.encodings for c in columns):
+        return dictionaries.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False)
+    size = _batch_rows(found, _longest(dictionaries, paths, group))
+    return file.iter_batches(batch_size=size, row_groups=[group], use_threads=False)
+
+
+def _longest(dictionaries: pq.ParquetFile, paths: Sequence[str], group: int) -> int:
     """Bytes of the longest text in the dictionaries of a row group, each of which is in the file once and may be repeated
     millions of times. (Reading all rows as dictionaries would take several times as long as the texts themselves.)"""
-    if not dictionaries.metadata.row_group(group).num_rows:
+    if not dictionaries.metadata.row_group(group).num_rows or not paths:
         return 0
-    first = next(dictionaries.iter_batches(batch_size=1, row_groups=[group], use_threads=False))
-    lengths = (pc.max(pc.binary_length(text)).as_py() for column in first.columns for text in texts(column))
-    return max((length or 0 for length in lengths), default=0)
+    # A dictionary comes with the first row that has a value; for most columns that is the very first.
+    first = next(dictionaries.iter_batches(batch_size=1, row_groups=[group], columns=list(paths), use_threads=False))
+    found = [length for column in first.columns for length in _text_lengths(column)]
+    if 0 in found or len(found) < len(paths):
+        for path in paths:
+            for batch in dictionaries.iter_batches(batch_size=64, row_groups=[group], columns=[path], use_threads=False):
+                lengths = [length for column in batch.columns for length in _text_lengths(column)]
+                if any(lengths):
+                    found += lengths
+                    break
+    return max(found, default=0)
+
+
+def _text_lengths(column: pa.Array) -> Iterator[int]:
+    """The longest text in each of the column's dictionaries, 0 for an empty one."""
+    return (pc.max(pc.binary_length(text)).as_py() or 0 for text in texts(column))
 
 
 def _check_declared(metadata: pq.FileMetaData, allowed: int, source: Source) -> None:
@@ -105,9 +136,9 @@ def _batch_rows(group: pq.RowGroupMetaData, longest: int) -> int:
     size = 0
     for column in (group.column(index) for index in range(group.num_columns)):
         values = column.num_values
-        if "DELTA_BYTE_ARRAY" in column.encodings:  # a text is the one before it and what is new; each may be as long as all
+        if _DELTA in column.encodings:  # a text is the one before it and what is new; each may be as long as all
             size += group.num_rows * column.total_uncompressed_size
-        elif any("DICTIONARY" in encoding for encoding in column.encodings) and column.physical_type == "BYTE_ARRAY":
+        elif _DICTIONARIES & set(column.encodings) and column.physical_type == "BYTE_ARRAY":
             size += max(values * longest, column.total_uncompressed_size)
         else:
             size += max(values, column.total_uncompressed_size)

@@ -70,7 +70,6 @@ class Template:
 
         Without a tokenizer the built-in templates and a custom one give their texts, with no special token in them.
         """
-        check_template(config)
         tokens = {} if tokenizer is None else tokenizer.special_texts
         specials = Specials({}, None, -1) if tokenizer is None else tokenizer.specials
         if config.template == "tokenizer":
@@ -81,7 +80,7 @@ class Template:
             return cls(config.template, source, True, specials, tokens)
         if config.template == "custom":
             source = config.template_source or ""
-            return cls(config.template, source, "messages" in _inspect(source, "template_source", "template_source"), specials, tokens)
+            return cls(config.template, source, _check_custom(source), specials, tokens)
         written = {name: tokens.get(name, "") for name in ("bos_token", "eos_token")}
         if specials.bos_id is None:
             written["bos_token"] = ""
@@ -110,7 +109,9 @@ class Template:
             if shape not in self._shapes:
                 self._shapes[shape] = self._render_shape(shape, frame["row"].gather(places))
             made = self._shapes[shape]
-            hidden = contents.with_columns(column.map_elements(escape, pl.String) for column in contents if column.str.contains(RESERVED).any())
+            hidden = contents.with_columns(
+                column.map_elements(escape, pl.String) for column in contents if column.str.contains(RESERVED).any()
+            )
             columns = [hidden.select(_concat(made.marked).alias("marked")), contents.select(_concat(made.prompt).alias("prompt"))]
             parts.append(pl.concat([pl.DataFrame({"place": places}), *columns], how="horizontal"))
         empty = pl.DataFrame(schema={"place": pl.UInt32, "marked": pl.String, "prompt": pl.String})
@@ -130,7 +131,9 @@ class Template:
             texts = sandbox.turns(_compiled(self.source), messages, self.tokens)
         except TemplateError as error:
             raise self._unrenderable([(row, str(error)) for row in rows.head(10).to_list()], len(rows)) from error
-        segments = [_parts(text) for text in split_answers(texts, [m["content"] for m in messages if m["role"] == "assistant"], self.tokens)]
+        segments = [
+            _parts(text) for text in split_answers(texts, [m["content"] for m in messages if m["role"] == "assistant"], self.tokens)
+        ]
         prompt = [part for segment in segments[:-1] for part in segment]
         bos = self.tokens["bos_token"]
         if bos and prompt and isinstance(prompt[0], str):
@@ -195,9 +198,12 @@ def check_template(config: PreprocessingConfig) -> None:
     A source that reads `messages` is a chat template, as tokenizers have them; else it is the text of a prompt, made of
     `instruction`, `input` and `system`.
     """
-    if config.template != "custom":
-        return
-    source = config.template_source or ""
+    if config.template == "custom":
+        _check_custom(config.template_source or "")
+
+
+def _check_custom(source: str) -> bool:
+    """Whether it is a chat template."""
     read = _inspect(source, "template_source", "template_source")
     chat = "messages" in read
     unknown = sorted(read - _PROMPT_NAMES - _ALWAYS)
@@ -216,6 +222,7 @@ def check_template(config: PreprocessingConfig) -> None:
         check_marks(done["texts"])
     except ValueError as error:
         raise _invalid(f"template_source: {error}", "template_source") from error
+    return chat
 
 
 def run_sandboxed(source: str, jobs: Sequence[Any], *, chat: bool, variables: dict[str, str], seconds: float = 5.0) -> list[dict[str, Any]]:
@@ -224,7 +231,7 @@ def run_sandboxed(source: str, jobs: Sequence[Any], *, chat: bool, variables: di
     given = json.dumps(jobs)
     request = {"source": source, "variables": variables, "chat": chat, "characters": _CHARACTERS + 4 * len(given)}
     budget = seconds + 0.005 * sum(map(len, jobs)) + len(given) / 1e6
-    return _ask(f"{json.dumps({**request, 'seconds': budget})[:-1]}, \"jobs\": {given}}}", "The template", "template", budget)["results"]
+    return _ask(f'{json.dumps({**request, "seconds": budget})[:-1]}, "jobs": {given}}}', "The template", "template", budget)["results"]
 
 
 def _inspect(source: str, what: str, field: str) -> set[str]:

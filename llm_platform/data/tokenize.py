@@ -73,7 +73,9 @@ class PromptTokenizer:
         named = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
         texts = {name: text for name, number in named.items() if number is not None and (text := first.id_to_token(number))}
         known = first.get_added_tokens_decoder()
-        tokens = {texts[name]: Special(number) for name, number in named.items() if number is not None and name in texts and name != "unk_token"}
+        tokens = {
+            texts[name]: Special(number) for name, number in named.items() if number is not None and name in texts and name != "unk_token"
+        }
         tokens |= {token.content: Special(number, token.lstrip, token.rstrip) for number, token in known.items() if token.special}
         return cls(
             tokenizers=tokenizers,

@@ -23,6 +23,8 @@ class Rows:
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
     offsets: NDArray[np.int64]
+    prompt_length: NDArray[np.int64] | None = None
+    """Tokens before each row's last answer, [N]; None if the file does not say."""
 
     def __len__(self) -> int:
         return len(self.row)
@@ -48,14 +50,17 @@ class Rows:
         return self.mask[self.offsets[index] : self.offsets[index + 1]]
 
     def prompt(self, index: int) -> NDArray[np.int32]:
-        """The tokens before the first trained one; at least the first token, which is never predicted."""
-        return self.tokens(index)[: max(1, int(np.argmax(self.trained(index))))]
+        """The tokens before the last answer, or where the file does not say, before the first trained token. At least one token."""
+        found = np.argmax(self.trained(index)) if self.prompt_length is None else self.prompt_length[index]
+        return self.tokens(index)[: max(1, int(found))]
 
     def take(self, indices: NDArray[np.int64]) -> Rows:
         """These rows alone."""
         offsets = np.concatenate([[0], np.cumsum(self.lengths[indices])])
         parts = [slice(self.offsets[index], self.offsets[index + 1]) for index in indices]
-        return Rows(self.row[indices], np.concatenate([self.ids[p] for p in parts]), np.concatenate([self.mask[p] for p in parts]), offsets)
+        prompt_length = None if self.prompt_length is None else self.prompt_length[indices]
+        ids, mask = (np.concatenate([array[part] for part in parts]) for array in (self.ids, self.mask))
+        return Rows(self.row[indices], ids, mask, offsets, prompt_length)
 
     def numbers(self, indices: Sequence[int] | NDArray[np.int64]) -> list[int]:
         """Source row numbers, for messages."""
@@ -70,12 +75,14 @@ class Rows:
 
 
 def read_rows(path: Path) -> Rows:
-    """Reads the columns row, input_ids and loss_mask of a split. Raises DatasetError if they are not what they should be."""
+    """Reads the columns row, input_ids, loss_mask and, where there is one, prompt_length of a split. Raises DatasetError if they are
+    not what they should be."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=["row", "input_ids", "loss_mask"])
+        known = pq.read_schema(path).names
+        table = pq.read_table(path, columns=["row", "input_ids", "loss_mask", *(["prompt_length"] if "prompt_length" in known else [])])
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DatasetError(f"The split {path.name} is missing, is not Parquet, or lacks one of row, input_ids, loss_mask") from error
     ids, offsets = _flat(table, "input_ids", np.int32)
@@ -83,7 +90,8 @@ def read_rows(path: Path) -> Rows:
     if not np.array_equal(offsets, mask_offsets):
         raise DatasetError(f"The split {path.name} has rows whose loss_mask is not as long as their input_ids")
     row = table.column("row").to_numpy().astype(np.int64)
-    return Rows(row, ids, mask, offsets)
+    prompt_length = table.column("prompt_length").to_numpy().astype(np.int64) if "prompt_length" in known else None
+    return Rows(row, ids, mask, offsets, prompt_length)
 
 
 def _flat(table: Any, column: str, dtype: type[np.generic]) -> tuple[NDArray[Any], NDArray[np.int64]]:
