@@ -100,11 +100,14 @@ class Services:
 
     def _warm_up(self) -> None:
         """Imports what the first upload and the first question about a model would wait for, and clears up after killed writers."""
+        import pyarrow
+
         import llm_platform.data.preprocess
         import llm_platform.data.read  # noqa: F401
         from llm_platform.data.language import languages
 
         languages([])
+        pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # Arrow's own keeps what a large upload once took
         try:
             self.storage.sweep()
         except Exception as error:

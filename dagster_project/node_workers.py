@@ -30,7 +30,21 @@ from dagster_project.sessions import kill_session
 from llm_platform.settings import Settings
 
 SOCKET = "node-workers.sock"
-READ_AT_IMPORT = ("BNB_", "GOMP_", "HF_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "OPENBLAS_", "PYTHON", "PYTORCH_", "TORCH", "TRANSFORMERS_")
+READ_AT_IMPORT = (
+    "BNB_",
+    "GOMP_",
+    "HF_",
+    "KMP_",
+    "LD_",
+    "MALLOC_",
+    "MKL_",
+    "OMP_",
+    "OPENBLAS_",
+    "PYTHON",
+    "PYTORCH_",
+    "TORCH",
+    "TRANSFORMERS_",
+)
 """How the names of variables begin that libraries read when they are imported, so that it is too late to change them."""
 _NUMBER = struct.Struct("i")
 
@@ -45,7 +59,7 @@ class NodeWorker:
         """
         self._connection = zygote.connect(home, SOCKET)
         try:
-            zygote.send(self._connection, {"env": dict(env), "folder": os.getcwd()}, [1, 2])
+            zygote.send(self._connection, {"env": dict(env), "folder": str(Path.cwd())}, [1, 2])
             self.pid = self._number()
             with suppress(ProcessLookupError):  # it has ended already
                 self._end = os.pidfd_open(self.pid)
@@ -79,7 +93,7 @@ class NodeWorker:
     _code: int | None = None
 
     def _number(self) -> int:
-        data = self._connection.recv(_NUMBER.size, socket.MSG_WAITALL)
+        data = self._connection.recv(_NUMBER.size)
         if len(data) < _NUMBER.size:
             raise ConnectionResetError("the connection ended without an answer")
         return _NUMBER.unpack(data)[0]
@@ -106,7 +120,7 @@ def keep(connection: socket.socket, born: Mapping[str, str]) -> int:
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
-        zygote.leave(lambda: _become(connection, request, files, keeper, born))
+        zygote.leave(_become, connection, request, files, keeper, born)
     for descriptor in files:
         os.close(descriptor)
     with connection:
@@ -128,7 +142,7 @@ def _become(connection: socket.socket, request: Mapping[str, Any], files: list[i
     worker.die_with_parent(keeper)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    with open(os.devnull) as nothing:
+    with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     for target, descriptor in enumerate(files, start=1):
         os.dup2(descriptor, target)
@@ -137,7 +151,9 @@ def _become(connection: socket.socket, request: Mapping[str, Any], files: list[i
         connection.sendall(_NUMBER.pack(os.getpid()))
     os.chdir(request["folder"])
     env = {**request["env"], worker.PARENT: str(keeper)}
-    fits = all(env.get(name) in (born.get(name), os.environ.get(name)) for name in env.keys() | born.keys() if name.startswith(READ_AT_IMPORT))
+    fits = all(
+        env.get(name) in (born.get(name), os.environ.get(name)) for name in env.keys() | born.keys() if name.startswith(READ_AT_IMPORT)
+    )
     if not fits or sys.modules["torch"].cuda._is_in_bad_fork():
         os.execve(sys.executable, worker.COMMAND, env)  # what was imported does not fit: a new Python, slower but right
     os.environ.clear()

@@ -1,5 +1,8 @@
 """Runs a heavy node as a process of its own, started with Dagster Pipes, of which nothing is left when it ends.
 
+It is forked by the service `dagster-nodes`, which has everything imported; where there is none (`dagster dev`, or it is just
+being restarted), a new Python is started, which takes seconds longer and is the same otherwise.
+
 The stock Pipes client leaves a child that ignores SIGTERM alive, and its grandchildren: this one puts the child in a
 session of its own and kills the whole group, TERM first, then KILL.
 """
@@ -10,21 +13,21 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
+from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import dagster as dg
-import psutil
 from dagster._utils.interrupts import capture_interrupts
 
+from dagster_project import worker
+from dagster_project.node_workers import NodeWorker
+from dagster_project.sessions import kill_session
 from llm_platform.agents import Node, Platform
 from llm_platform.errors import PlatformError, TrainingError, from_body
 from llm_platform.specs.results import NodeResult
 
 TERM_SECONDS = 3.0
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP's threads spin while they wait, by default: two trainings on one machine then take five times as long (measured)."""
-WORKER = [sys.executable, "-m", "dagster_project.worker"]
 
 
 def run_in_process_group(context: dg.OpExecutionContext, platform: Platform, node: Node) -> NodeResult:
@@ -35,8 +38,7 @@ def run_in_process_group(context: dg.OpExecutionContext, platform: Platform, nod
         message_reader=dg.PipesTempFileMessageReader(),
         extras={"node": node.to_dict()},
     ) as session:
-        env = QUIET_THREADS | dict(os.environ) | dict(session.get_bootstrap_env_vars()) | {"LLM_PLATFORM_PARENT": str(os.getpid())}
-        process = subprocess.Popen(WORKER, env=env, start_new_session=True, stdin=subprocess.DEVNULL)
+        process = _start(platform.settings.root, worker.QUIET_THREADS | dict(os.environ) | dict(session.get_bootstrap_env_vars()))
         try:
             code = process.wait()
         finally:
@@ -48,6 +50,14 @@ def run_in_process_group(context: dg.OpExecutionContext, platform: Platform, nod
         if row is not None and row["result"] is not None:
             return NodeResult.model_validate(row["result"])
     raise _error(platform, node, code)
+
+
+def _start(home: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes] | NodeWorker:
+    try:
+        return NodeWorker(home, env)
+    except OSError:
+        env = {**env, worker.PARENT: str(os.getpid())}
+        return subprocess.Popen(worker.COMMAND, env=env, start_new_session=True, stdin=subprocess.DEVNULL)
 
 
 def _error(platform: Platform, node: Node, code: int) -> PlatformError:
@@ -63,7 +73,7 @@ def _error(platform: Platform, node: Node, code: int) -> PlatformError:
     return error
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _end_group(process: subprocess.Popen[bytes] | NodeWorker) -> None:
     """Ends what is left of the child's process group and session, also a grandchild that outlived it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
@@ -72,10 +82,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for other in psutil.process_iter():
-        with suppress(psutil.Error, ProcessLookupError):
-            if other.pid != os.getpid() and os.getsid(other.pid) == process.pid:
-                other.kill()
+    kill_session(process.pid)
 
 
 def _sweep(platform: Platform, node: Node) -> None:

@@ -1,4 +1,4 @@
-"""The process of one heavy node: `python -m dagster_project.worker`, started with Dagster Pipes.
+"""The process of one heavy node, started with Dagster Pipes: `python -m dagster_project.worker`, or a fork of `node_workers`.
 
 The only place where dagster_pipes and the library meet; what it calls knows nothing of Dagster.
 """
@@ -11,11 +11,18 @@ import signal
 import sys
 from types import FrameType
 
+COMMAND = [sys.executable, "-m", "dagster_project.worker"]
+QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP's threads spin while they wait, by default: two trainings on one machine then take five times as long (measured)."""
+PARENT = "LLM_PLATFORM_PARENT"
+NAME = b"llm-node"
+"""What `ps` and `top` show as the name of such a process."""
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 
 
 def main() -> int:
-    _die_with_parent()
+    die_with_parent(int(os.environ.get(PARENT, os.getppid())))
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, _cancel)
 
@@ -59,13 +66,17 @@ def _cancel(_signal: int, _frame: FrameType | None) -> None:
     raise Cancelled
 
 
-def _die_with_parent() -> None:
-    """Asks Linux to kill this process when the run worker that started it dies, however it dies."""
+def die_with_parent(parent: int) -> None:
+    """Asks Linux to kill this process when its parent dies, however it dies, and names it."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.environ.get("LLM_PLATFORM_PARENT", str(os.getppid())) != str(os.getppid()):
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_NAME, NAME)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
             os._exit(1)  # it died before we asked
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from dagster_project.zygote import leave
+
+    leave(main)

@@ -73,14 +73,14 @@ def serve(home: Path, name: str, child: Callable[[socket.socket], int]) -> NoRet
                 if os.fork() == 0:
                     listener.close()  # else the name would seem to be listened to when this zygote is dead
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    leave(lambda: child(connection))
+                    leave(child, connection)
 
 
-def leave(work: Callable[[], int]) -> NoReturn:
+def leave(work: Callable[..., int], *args: Any) -> NoReturn:
     """Does the work and ends the process with its code, at once: taking the interpreter down costs torch more than a second."""
     code = 1
     try:
-        code = work()
+        code = work(*args)
     except BaseException:
         traceback.print_exc()
     finally:

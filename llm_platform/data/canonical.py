@@ -25,7 +25,7 @@ pc: Any = importlib.import_module("pyarrow.compute")  # its functions are made a
 MAX_CELL_BYTES = 16 * 2**20
 MAX_COLUMNS = 2_000
 MAX_NAME_LENGTH = 1_000
-GROUP_BYTES = 8 * 2**20
+GROUP_BYTES = 4 * 2**20
 GROUP_ROWS = 131_072
 """A row group ends at whichever comes first, so that every later reader is bounded in memory too."""
 

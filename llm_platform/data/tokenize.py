@@ -51,7 +51,7 @@ class PromptTokenizer:
     vocab_size: int
     chat_template: str | None
     cuts: Cuts
-    added: tuple[str, ...]
+    added: list[str]
 
     @classmethod
     def from_folder(cls, folder: Path) -> PromptTokenizer:
@@ -59,13 +59,12 @@ class PromptTokenizer:
         one of all is unreadable."""
         try:
             content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-            tokenizers = tuple(_plain(Tokenizer.from_str(json.dumps(_at(content, place)))) for place in _PLACES)
+            first, after, more = (_plain(Tokenizer.from_str(json.dumps(_at(content, place)))) for place in _PLACES)
             may_cut = cuts(content)
         except FileNotFoundError:
             raise InvalidConfig("The base model has no tokenizer.json") from None
         except Exception as error:  # tokenizers raises bare Exception for a file that it cannot read
             raise InvalidConfig("The base model's tokenizer.json cannot be read") from error
-        first = tokenizers[0]
         settings = [_json(folder / name) for name in _FILES[1:]]
         bos, eos, pad, unk = (_special(first, settings, kind) for kind in ("bos", "eos", "pad", "unk"))
         if eos is None:
@@ -73,19 +72,17 @@ class PromptTokenizer:
         named = {"bos_token": bos, "eos_token": eos, "pad_token": pad, "unk_token": unk}
         texts = {name: text for name, number in named.items() if number is not None and (text := first.id_to_token(number))}
         known = first.get_added_tokens_decoder()
-        tokens = {
-            texts[name]: Special(number) for name, number in named.items() if number is not None and name in texts and name != "unk_token"
-        }
+        tokens = {texts[name]: Special(number) for name, number in named.items() if number is not None and name in texts}
         tokens |= {token.content: Special(number, token.lstrip, token.rstrip) for number, token in known.items() if token.special}
         return cls(
-            tokenizers=tokenizers,
+            tokenizers=(first, after, more),
             specials=Specials(tokens, None if settings[0].get("add_bos_token") is False else bos, eos),
             special_texts=texts,
             pad_id=eos if pad is None else pad,
             vocab_size=first.get_vocab_size(),
             chat_template=_chat_template(folder, settings[0]),
             cuts=may_cut,
-            added=tuple(token.content for token in known.values() if not token.special),
+            added=[token.content for token in known.values() if not token.special],
         )
 
     @property

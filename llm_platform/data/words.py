@@ -1,7 +1,8 @@
 """Marked text (see marks.py) as token ids, word by word: a word that was seen before is looked up, not tokenised again.
 
-A text is cut before a single space that stands between two other characters, and behind a single line end. `cuts` says for which tokenizers no token can span such a cut, so that the ids of the words are the ids of the text. For
-all others, and for texts with added tokens that are not special, a text is one word.
+A text is cut before a single space that stands between two other characters, and behind a single line end. `cuts` says for which
+tokenizers no token can span such a cut, so that the ids of the words are the ids of the text. For all others, and for texts with
+added tokens that are not special, a text is one word.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Words:
 
     tokenizers: Sequence[Tokenizer]
     cuts: Cuts
-    added: Sequence[str]
+    added: list[str]
     """Added tokens that are not special: they are found in any text, and what is behind them counts as the start of a text."""
     specials: Specials
     _seen: dict[str, bytes] = field(default_factory=dict, repr=False)

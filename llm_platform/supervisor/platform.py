@@ -7,6 +7,7 @@
 | mlflow            | one MLflow worker over SQLite; artifacts pass through it  | loopback, a free port            |
 | dagster-webserver | the Dagster UI                                            | loopback, a free port            |
 | dagster-runs      | forks run workers, with everything imported               | a socket in the home folder      |
+| dagster-nodes     | forks the processes of heavy nodes, likewise              | a socket in the home folder      |
 | dagster-daemon    | the run queue, sensors, schedules, run monitoring         | nothing                          |
 """
 
@@ -102,11 +103,17 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     )
     runs = Service(
         "dagster-runs",
-        (python, "-m", "dagster_project.zygote"),
+        (python, "-m", "dagster_project.run_workers"),
         after=("dagster-code",),
         stop_rank=1,
     )
-    services = [api, code, daemon, runs, webserver]
+    nodes = Service(
+        "dagster-nodes",
+        (python, "-m", "dagster_project.node_workers"),
+        after=("dagster-webserver",),  # its imports are half the platform's start, and no job needs them at once
+        stop_rank=1,
+    )
+    services = [api, code, daemon, runs, webserver, nodes]
     if settings.mlflow_url is None:
         services.insert(2, mlflow_service(settings, ports["mlflow"], few_arenas))
     return services

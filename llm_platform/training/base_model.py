@@ -218,8 +218,22 @@ def license_of(folder: Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model on the CPU in `dtype`, in evaluation mode. Raises InvalidConfig if it cannot be loaded whole."""
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The precision of the model's weights, from the weights themselves."""
+    import torch
+    from safetensors import safe_open
+
+    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    with safe_open(_weights(folder)[0], "pt") as file:
+        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return next((dtype for name, dtype in names.items() if name in found), torch.float32)
+
+
+def load(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
+    """The model on the CPU in `dtype`, in evaluation mode; `options` are transformers' own, such as a quantization.
+
+    Raises InvalidConfig if it cannot be loaded whole.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -233,6 +247,7 @@ def load(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             attn_implementation="eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa",
             local_files_only=True,
             output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise InvalidConfig(f"The base model cannot be loaded: {str(error).replace(str(folder), 'its folder')[:500]}") from error

@@ -7,26 +7,28 @@ import platform
 import resource
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Literal
 
 import torch
 
 from llm_platform.errors import TrainingError
 
-LIBRARIES = ("torch", "transformers", "peft", "llm-platform")
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "llm-platform")
 
 
-def pick_device(threads: int) -> tuple[torch.device, torch.dtype]:
-    """A GPU and bfloat16 if there is one, else the CPU and float32. `threads` above 0 limits PyTorch's threads."""
+def pick_device(threads: int, dtype: Literal["auto", "float32", "bfloat16"] = "auto") -> tuple[torch.device, torch.dtype]:
+    """A GPU if there is one, else the CPU; `auto` is bfloat16 there and float32 here. `threads` above 0 limits PyTorch's threads."""
     if threads > 0:
         torch.set_num_threads(threads)
-    if torch.cuda.is_available():
-        return torch.device("cuda"), torch.bfloat16
-    return torch.device("cpu"), torch.float32
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if dtype == "auto":
+        return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+    return device, torch.float32 if dtype == "float32" else torch.bfloat16
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 arithmetic on a GPU, so that float32 adapters do not slow it down; nothing on the CPU, for the sake of equal bits."""
-    return torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Arithmetic in `dtype`: what is kept in float32, such as adapters, does not slow bfloat16 down. Nothing for float32."""
+    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
 def peak_memory_mb(device: torch.device) -> float:

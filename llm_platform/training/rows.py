@@ -59,7 +59,8 @@ class Rows:
         offsets = np.concatenate([[0], np.cumsum(self.lengths[indices])])
         parts = [slice(self.offsets[index], self.offsets[index + 1]) for index in indices]
         prompt_length = None if self.prompt_length is None else self.prompt_length[indices]
-        ids, mask = (np.concatenate([array[part] for part in parts]) for array in (self.ids, self.mask))
+        ids = np.concatenate([self.ids[part] for part in parts])
+        mask = np.concatenate([self.mask[part] for part in parts])
         return Rows(self.row[indices], ids, mask, offsets, prompt_length)
 
     def numbers(self, indices: Sequence[int] | NDArray[np.int64]) -> list[int]:

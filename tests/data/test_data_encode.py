@@ -177,9 +177,7 @@ def test_no_rows(tokenizer: PromptTokenizer) -> None:
 
 
 CONTENTS = st.one_of(
-    st.sampled_from(
-        ["", " ", "Ana had 3 apples.", "\n", "</s>", "so</s></s>", "<s>", "a  b\n\nc", "ü 日本 👩‍🚀", "<|user|>", "\ufdd8\ufdd0"]
-    ),
+    st.sampled_from(["", " ", "Ana had 3 apples.", "\n", "</s>", "so</s></s>", "<s>", "a  b\n\nc", "ü 日本", "<|user|>", "\ufdd8\ufdd0"]),
     st.text(max_size=8),
 )
 TALKS = st.tuples(st.booleans(), CONTENTS, st.lists(st.tuples(CONTENTS, CONTENTS), min_size=1, max_size=3)).map(

@@ -76,18 +76,23 @@ def family(tokenizer_folder: Path, tmp_path: Path) -> Callable[[str], tuple[Prom
     return lambda template: make_family(template, tokenizer_folder, tmp_path)
 
 
+def ids_of(theirs: PreTrainedTokenizerFast, text: object) -> list[int]:
+    """Of a text without line ends behind it."""
+    return theirs.encode(str(text).rstrip("\n"), add_special_tokens=False)
+
+
 def expected(theirs: PreTrainedTokenizerFast, messages: Messages) -> tuple[list[int], list[bool], bool]:
     """Transformers' ids of the conversation without white space behind the last turn; trained is what each answer adds to what it
     renders to ask for it, up to the white space behind the answer's turn. The last says whether a token spans the two: then
     generation never sees what the ids of the whole text say, and only what comes before the first answer is given."""
     turns = [{"role": role, "content": content} for role, content in messages]
-    ids = theirs(str(theirs.apply_chat_template(turns, tokenize=False)).rstrip("\n"), add_special_tokens=False)["input_ids"]
+    ids = ids_of(theirs, theirs.apply_chat_template(turns, tokenize=False))
     mask = [False] * len(ids)
     for index, turn in enumerate(turns):
         if turn["role"] == "assistant":
             before = str(theirs.apply_chat_template(turns[:index], tokenize=False, add_generation_prompt=True))
-            after = str(theirs.apply_chat_template(turns[: index + 1], tokenize=False)).rstrip("\n")
-            asked, end = theirs(before, add_special_tokens=False)["input_ids"], len(theirs(after, add_special_tokens=False)["input_ids"])
+            asked: list[int] = theirs.encode(before, add_special_tokens=False)
+            end = len(ids_of(theirs, theirs.apply_chat_template(turns[: index + 1], tokenize=False)))
             if ids[: len(asked)] != asked:
                 bos = [] if asked[0] == theirs.bos_token_id else [theirs.bos_token_id]
                 return [*bos, *asked], [False] * len([*bos, *asked]), True
@@ -132,8 +137,8 @@ TEXTS = {
     "<|start_header_id|>assistant<|end_header_id|>\n\nHo<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nAnd?<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "mistral": " [INST] Be kind.\n\nHi [/INST] Ho</s> [INST] And? [/INST]",
-    "gemma": "<start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n<start_of_turn>user\nAnd?<end_of_turn>\n"
-    "<start_of_turn>model\n",
+    "gemma": "<start_of_turn>user\nBe kind.\n\nHi<end_of_turn>\n<start_of_turn>model\nHo<end_of_turn>\n<start_of_turn>user\nAnd?"
+    "<end_of_turn>\n<start_of_turn>model\n",
     "phi": "<|system|>\nBe kind.<|end|>\n<|user|>\nHi<|end|>\n<|assistant|>\nHo<|end|>\n<|user|>\nAnd?<|end|>\n<|assistant|>\n",
     "zephyr": "<|system|>\nBe kind.</s>\n<|user|>\nHi</s>\n<|assistant|>\nHo</s>\n<|user|>\nAnd?</s>\n<|assistant|>\n",
     "vicuna": "Be kind. USER: Hi ASSISTANT: Ho</s>USER: And? ASSISTANT:",
@@ -213,9 +218,7 @@ def test_turns_of_tools() -> None:
     assert "<|im_start|>tool\nfound<|im_end|>" in texts("chatml", conversations(row))[0][0]
     assert "<|start_header_id|>ipython<|end_header_id|>\n\nfound" in texts("llama3", conversations(row))[0][0]
     for template in ("alpaca", "llama2", "mistral", "gemma", "phi", "zephyr", "vicuna"):
-        with pytest.raises(
-            DatasetError, match=f"cannot render 1 rows, such as row 2: {template} has no place for a turn of tool"
-        ) as caught:
+        with pytest.raises(DatasetError, match=f"such as row 2: {template} has no place for a turn of tool") as caught:
             texts(template, conversations(SINGLE, row))
         assert caught.value.metadata["rows"] == [2]
 
@@ -316,9 +319,8 @@ def test_a_chat_template_that_ends_every_rendering_with_eos(family: Any) -> None
         "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
     )
     ours, _ = family(source)
-    found = [
-        encode_rows(conversations(MULTI), Template.load(config(name), ours), ours, config(name)).table for name in ("tokenizer", "phi")
-    ]
+    rows = conversations(MULTI)
+    found = [encode_rows(rows, Template.load(config(name), ours), ours, config(name)).table for name in ("tokenizer", "phi")]
     own, built_in = (table["prompt"].to_pylist() for table in found)
     assert own == built_in
     masks = [table["loss_mask"].to_pylist()[0] for table in found]

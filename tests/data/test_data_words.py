@@ -18,49 +18,11 @@ from llm_platform.data.tokenize import PromptTokenizer
 from llm_platform.data.words import cuts
 
 PIECES = (
-    *(
-        "Ana",
-        "had",
-        "apples",
-        "many",
-        "now?",
-        "4",
-        "3141",
-        "+",
-        ".",
-        ",",
-        "'s",
-        "don't",
-        "####",
-        "日本語",
-        "ü",
-        "e\u0301",
-        "\u0301",
-        "👩‍🚀",
-        "🇩🇪",
+    *"Ana|had|apples|many|now?|4|3141|+|.|,|/|'s|don't|####|日本語|ü|e\u0301|\u0301|👩‍🚀|🇩🇪|¨|\u037a|ﷺ|▁|had▁ apples|had ▁apples|Ġ|Ċ".split(
+        "|"
     ),
-    *(" ", " ", " ", "  ", "   ", "\n", "\n", "\n\n", "\t", "\r\n", " \n", "\n ", "\u00a0", "\u3000", "\u2028", "\u0085", "\x1c", "\u180e"),
-    *(
-        "\u200b",
-        "\ufeff",
-        "▁",
-        "had▁ apples",
-        "had ▁apples",
-        "Ġ",
-        "Ċ",
-        "</s>",
-        "<s>",
-        "<|im_end|>",
-        "\ufdd0",
-        "\ufdd7",
-        "\ufddf",
-        "\ufddfA",
-        "\x00",
-        "/",
-        "¨",
-        "\u037a",
-        "ﷺ",
-    ),
+    *(" ", " ", " ", "  ", "   ", "\n", "\n", "\n\n", "\t", "\r\n", " \n", "\n ", "\u00a0", "\u3000", "\u2028", "\u0085"),
+    *("\x1c", "\u180e", "\u200b", "\ufeff", "\x00", "\ufdd0", "\ufdd7", "\ufddf", "\ufddfA", "</s>", "<s>", "<|im_end|>"),
 )
 TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=12).map("".join)
 ROWS = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=12)
@@ -140,9 +102,8 @@ def test_a_difference_is_noticed_and_told_once(tokenizer_folder: Path, caplog: p
         first = tokenizer.encode(marked([("Ana had 3 apples.", "yes")], tokenizer))
         again = tokenizer.encode(marked([("Ana had 3 apples.", "yes")], tokenizer))
     assert vocabulary["d▁3"] in first.ids.tolist() == again.ids.tolist()
-    assert [record.message.split(";")[0] for record in caplog.records] == [
-        "Words and whole texts have different tokens with this tokenizer"
-    ]
+    [told] = [record.message for record in caplog.records]
+    assert told.startswith("Words and whole texts have different tokens with this tokenizer")
 
 
 def _changed(folder: Path, **changes: Any) -> dict[str, Any]:
@@ -157,10 +118,8 @@ def test_tokenizers_that_cannot_be_cut(tokenizer_folder: Path) -> None:
     assert cuts(_changed(tokenizer_folder, model={"dropout": 0.1})) == (False, False)
     assert cuts(_changed(tokenizer_folder, model={"ignore_merges": True})) == (False, False)
     assert cuts(_changed(tokenizer_folder, normalizer={"normalizers": [{"type": "Lowercase"}]})) == (False, False)
-    assert cuts(_changed(tokenizer_folder, pre_tokenizer={"type": "Split", "pattern": {"Regex": "b"}, "behavior": "Isolated"})) == (
-        False,
-        False,
-    )
+    split = {"type": "Split", "pattern": {"Regex": "b"}, "behavior": "Isolated", "invert": False}
+    assert cuts(_changed(tokenizer_folder, pre_tokenizer=split)) == (False, False)
     spaced = [{"content": "two words", "special": False}]
     assert cuts(_changed(tokenizer_folder, added_tokens=spaced)) == (False, False)
     with_line_end = _changed(tokenizer_folder)
