@@ -1,11 +1,12 @@
-"""The LoRA adapter: put on a base model, saved in peft's standard format, and loaded again."""
+"""The adapter (LoRA, DoRA, rsLoRA): put on a base model, saved in peft's standard format, and loaded again."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -36,27 +37,41 @@ def linear_modules(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
 def lora_config(config: TrainingConfig, model: PreTrainedModel) -> LoraConfig:
     """peft's configuration of an adapter. Raises InvalidConfig if a target module is not a linear layer of this model."""
     linear = linear_modules(model)
-    leaves = sorted({name.rpartition(".")[2] for name in linear})
-    wanted = leaves if config.target_modules == "all-linear" else config.target_modules
-    unknown = [name for name in wanted if not any(_targets(name, module) for module in linear)]
-    if unknown:
-        raise InvalidConfig(
-            f"target_modules names {', '.join(repr(name) for name in unknown)}, which this base model has no linear layer for; "
-            f"it has {', '.join(leaves)} (or say 'all-linear')",
-            unknown=unknown,
-            available=leaves,
-        )
+    targets = _targets(config.target_modules, linear)
     return LoraConfig(
         r=config.lora_r,
-        lora_alpha=cast(int, config.lora_alpha),  # peft only ever divides it by r
+        lora_alpha=cast(int, config.lora_alpha),  # peft only ever divides it by r or its root
         lora_dropout=config.lora_dropout,
-        target_modules=wanted,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for name, module in linear.items() if any(_targets(w, name) for w in wanted)),
+        target_modules=targets,
+        use_dora=config.use_dora,
+        use_rslora=config.use_rslora,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for name, module in linear.items() if any(_names(t, name) for t in targets)),
         task_type="CAUSAL_LM",
     )
 
 
-def _targets(wanted: str, module: str) -> bool:
+def _targets(wanted: list[str] | str, linear: Iterable[str]) -> list[str]:
+    """Names of modules as peft takes them; an expression becomes the full names of the linear layers that it matches whole."""
+    leaves = sorted({name.rpartition(".")[2] for name in linear})
+    if wanted == "all-linear":
+        return leaves
+    if isinstance(wanted, list):
+        unknown = [name for name in wanted if not any(_names(name, module) for module in linear)]
+        names, hint = ", ".join(repr(name) for name in unknown), ""
+        found = [] if unknown else wanted
+    else:
+        found = [name for name in linear if re.fullmatch(wanted, name)]
+        unknown, names = [wanted], f"the expression {wanted!r}"
+        hint = f"; an expression must match full names, such as '{next(iter(linear), '')}', and single names are given as a list"
+    if not found:
+        message = f"target_modules names {names}, which this base model has no linear layer for; it has {', '.join(leaves)} (or say 'all-linear')"
+        raise InvalidConfig(
+            message + hint, unknown=unknown, available=leaves, errors=[{"field": "target_modules", "message": message + hint}]
+        )
+    return found
+
+
+def _names(wanted: str, module: str) -> bool:
     return module == wanted or module.endswith("." + wanted)
 
 
@@ -78,16 +93,17 @@ def quiet_peft() -> Iterator[None]:
         yield
 
 
-def causal_model(model: PeftModel) -> PreTrainedModel:
-    """The transformers model inside, with the adapter's layers in it."""
-    return cast(PreTrainedModel, model.get_base_model())
+def causal_model(model: PeftModel | PreTrainedModel) -> PreTrainedModel:
+    """The transformers model, with the adapter's layers in it where there is one."""
+    return cast(PreTrainedModel, model.get_base_model()) if isinstance(model, PeftModel) else model
 
 
-def trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The parameters that are trained, by name; one that is tied to another only once."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(model: PeftModel, base_model: Path, eos: int, training: dict[str, Any], folder: Path) -> None:
+def save_adapter(model: PeftModel, base_model: Path, eos: int, folder: Path) -> None:
     """Writes what peft, transformers and llm_platform need to use the adapter, by the base model's public name."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -102,7 +118,6 @@ def save_adapter(model: PeftModel, base_model: Path, eos: int, training: dict[st
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), "utf-8")
     copy_tokenizer(base_model, folder)
     generation_config(causal_model(model), eos).save_pretrained(folder)
-    (folder / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True), "utf-8")
 
 
 def generation_config(model: PreTrainedModel, eos: int) -> GenerationConfig:
@@ -123,6 +138,11 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder of trained weights is an adapter; else it is a whole model."""
+    return (folder / "adapter_config.json").is_file()
+
+
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     """`base` with the adapter of a folder, frozen, in evaluation mode. Raises InvalidConfig if it does not fit the base whole."""
     if not (folder / ADAPTER_WEIGHTS).is_file() or not (folder / "adapter_config.json").is_file():
@@ -135,14 +155,19 @@ def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
     return model.eval()
 
 
-def check_base(adapter: Path, base_model: Path) -> None:
-    """Raises InvalidConfig if the adapter says that it was trained on other base weights."""
-    path = adapter / TRAINING
-    if not path.is_file():
-        return  # Made elsewhere; peft checks the shapes.
-    trained_on = json.loads(path.read_text("utf-8"))["digests"]["base"]
-    if trained_on != model_digest(base_model):
-        raise InvalidConfig("The adapter was trained on other base weights than these; its answers would be meaningless")
+def training_record(folder: Path) -> dict[str, Any] | None:
+    """What training wrote beside the weights: config, digests, quantization of the base. None if they were made elsewhere."""
+    path = folder / TRAINING
+    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+
+
+def check_base(tuned: Path, base_model: Path) -> None:
+    """Raises InvalidConfig if the trained weights say that they started from other base weights."""
+    record = training_record(tuned)
+    # Of an adapter made elsewhere, peft checks the shapes.
+    if record is not None and record["digests"]["base"] != model_digest(base_model):
+        what = "adapter" if is_adapter(tuned) else "model"
+        raise InvalidConfig(f"The {what} was trained on other base weights than these; its answers would be meaningless")
 
 
 def ends(folder: Path) -> list[int]:
