@@ -104,7 +104,7 @@ def cleaned(text: str) -> str:
     return BLANK_LINES.sub("\n\n", text).strip()
 
 
-def peer(table: Path, out: Path, count: int) -> dict[str, Any]:
+def peer(table: Path, out: Path) -> dict[str, Any]:
     import datasets
     from datasketch import MinHash, MinHashLSH
 
@@ -112,7 +112,8 @@ def peer(table: Path, out: Path, count: int) -> dict[str, Any]:
     datasets.disable_progress_bars()
     cores = os.cpu_count() or 1
     started = time.perf_counter()
-    data = datasets.Dataset.from_parquet(str(table), cache_dir=str(out / "cache")).select(range(count))
+    data: Any = datasets.Dataset.from_parquet(str(table), cache_dir=str(out / "cache"))
+    count = len(data)
     data = data.map(
         lambda batch: {name: [cleaned(text) for text in batch[name]] for name in ("question", "answer")}, batched=True, num_proc=cores
     )
@@ -129,7 +130,8 @@ def peer(table: Path, out: Path, count: int) -> dict[str, Any]:
         return {"key": texts, "sketch": sketches}
 
     keyed = data.map(keys, batched=True, num_proc=cores).with_format("numpy", columns=["sketch"], output_all_columns=True)
-    index, scheme = MinHashLSH(threshold=THRESHOLD, num_perm=128), MinHash(num_perm=1).scheme
+    index = MinHashLSH(threshold=THRESHOLD, num_perm=128)
+    scheme: Any = MinHash(num_perm=1).scheme
     seen: set[str] = set()
     kept: list[int] = []
     for number, row in enumerate(keyed):
@@ -152,11 +154,11 @@ def peer(table: Path, out: Path, count: int) -> dict[str, Any]:
     return {"rows": count, "seconds": time.perf_counter() - started, "kept": len(kept)}
 
 
-def in_process(who: str, table: Path, folder: Path, count: int) -> dict[str, Any]:
+def in_process(who: str, table: Path, folder: Path) -> dict[str, Any]:
     """One run in a process of its own, whose memory and imports are nobody else's."""
     out = folder / who
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "benchmarks.preprocess", "--run", who, str(table), str(out), "--peer-rows", str(count)]
+    command = [sys.executable, "-m", "benchmarks.preprocess", "--run", who, str(table), str(out)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"})
     shutil.rmtree(out, ignore_errors=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -171,17 +173,19 @@ def main() -> None:
     options = parser.parse_args()
     if options.run:
         who, table, out = options.run
-        found = ours(Path(table), Path(out)) if who == "ours" else peer(Path(table), Path(out), options.peer_rows)
+        found = (ours if who == "ours" else peer)(Path(table), Path(out))
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         table = folder / "rows.parquet"
+        sample = folder / "sample.parquet"
         rows.write(table, options.rows)
+        rows.write(sample, options.peer_rows)
         mine, theirs = [], []
         for _ in range(options.repeats):
-            theirs.append(in_process("peer", table, folder, options.peer_rows))
-            mine.append(in_process("ours", table, folder, options.peer_rows))
+            theirs.append(in_process("peer", sample, folder))
+            mine.append(in_process("ours", table, folder))
     speed, peer_speed = (statistics.median(run["rows"] / run["seconds"] for run in runs) for runs in (mine, theirs))
     figures = {
         "ratio": round(speed / peer_speed, 2),

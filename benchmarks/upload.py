@@ -6,7 +6,7 @@ Both are made durable: `cp` is followed by `sync` of the copy, and the platform 
 take turns, in one run, with files that the system has in its cache. `ratio` compares `cp` with receiving the file, hashed and
 down to the disk (the answer's `Server-Timing` says how much of the request was reading); `ratio_with_analysis_<kind>` with
 the whole request: the rows read with every check, their profile, and the canonical table stored. `memory_growth_mb` is how
-far the API process grew above its size after one small upload. A connection that is cut in the middle must leave nothing.
+far the API process grew above its size after one small upload of each kind. A connection that is cut in the middle must leave nothing.
 """
 
 from __future__ import annotations
@@ -171,8 +171,9 @@ def main() -> None:
     table: list[tuple[str, float, float, float]] = []
     with tempfile.TemporaryDirectory() as name, started_platform(Path(name) / "home") as platform:
         folder, home = Path(name), Path(name) / "home"
-        write_file(folder / "small.jsonl", "jsonl", 2_000_000)
-        upload_seconds(platform, folder / "small.jsonl")
+        for kind in options.kinds:
+            write_file(folder / f"small.{kind}", kind, 2_000_000)
+            upload_seconds(platform, folder / f"small.{kind}")
         pid = api_pid(home)
         before = resident(pid)
         with peak_memory(pid) as peak:

@@ -8,6 +8,7 @@ from dagster_project.defs.preprocessing import preprocessed_splits
 from dagster_project.pictures import picture
 from dagster_project.stage import Described, stage_asset
 from llm_platform.agents import Platform
+from llm_platform.agents.models import weights
 from llm_platform.specs import AgentClass
 from llm_platform.specs.results import NodeResult
 
@@ -23,7 +24,8 @@ def _describe(_platform: Platform, results: dict[str, NodeResult]) -> Described:
         described[f"{name} model"] = result.model_ids[0]
         described[f"{name} final loss"] = training.final_loss
         described[f"{name} steps"] = training.steps
-        described[f"{name} adapter"] = result.artifacts["adapter"]
+        kind, address = weights(result)
+        described[f"{name} {kind}"] = address
         described[f"{name} registry"] = dg.MetadataValue.text(f"{result.data['model_name']}, version {result.data['version']}")
     return described
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llm_platform.agents.models import project
+from llm_platform.agents.models import project, weights
 from llm_platform.agents.node import Upstream, Work
 from llm_platform.errors import InvalidConfig
 from llm_platform.specs import AgentClass, EvaluationConfig, PreprocessingConfig
@@ -27,11 +27,11 @@ def run_evaluation(work: Work) -> NodeResult:
         (model_id,) = source.result.model_ids
         data = source.result.data
         base = base_model.resolve(data["base_model"], platform.settings, reporter)
-        adapter = platform.storage.as_local(source.result.artifacts["adapter"], platform.settings.work / "inputs")
+        tuned = platform.storage.as_local(weights(source.result)[1], platform.settings.work / "inputs")
         with node.scratch(platform) as scratch:
             rows = _rows(work, config, source, base, scratch)
             out = scratch / "evaluation"
-            result = evaluate(config, base, adapter, rows, out, reporter, threads=platform.settings.threads)
+            result = evaluate(config, base, tuned, rows, out, reporter, threads=platform.settings.threads)
             address = f"s3://{platform.settings.artifacts_bucket}/{node.run_id}/evaluations/{node.agent_name}/{source.agent_name}"
             platform.storage.put_folder(out, address)
         figures = dict(result.tuned) | {f"base_{name}": value for name, value in (result.base or {}).items()}

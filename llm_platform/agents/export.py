@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from llm_platform.agents.models import project
+from llm_platform.agents.models import project, weights
 from llm_platform.agents.node import Work
+from llm_platform.errors import InvalidConfig
 from llm_platform.specs import AgentClass, ExportConfig
 from llm_platform.specs.results import NodeResult
 from llm_platform.training import base_model
@@ -11,7 +12,7 @@ from llm_platform.training import base_model
 
 def run_export(work: Work) -> NodeResult:
     """The address of each format in `artifacts` (several models: with the node's name behind the format)."""
-    from llm_platform.export.export import export_adapter, export_merged
+    from llm_platform.export.export import export_adapter, export_merged, export_whole
 
     config = work.node.config
     assert isinstance(config, ExportConfig)
@@ -21,17 +22,20 @@ def run_export(work: Work) -> NodeResult:
     reports: dict[str, object] = {}
     for source in sources:
         (model_id,) = source.result.model_ids
-        home = source.result.artifacts["adapter"].rpartition("/")[0]
-        adapter = platform.storage.as_local(source.result.artifacts["adapter"], platform.settings.work / "inputs")
+        kind, address = weights(source.result)
+        home = address.rpartition("/")[0]
+        trained = platform.storage.as_local(address, platform.settings.work / "inputs")
         for name in dict.fromkeys(config.formats):
             reporter.info(f"Exporting {source.agent_name} as {name}")
             with node.scratch(platform) as scratch:
                 out = scratch / name
+                if name == "adapter" and kind == "model":
+                    raise InvalidConfig(f"'{source.agent_name}' trained all weights, so there is no adapter; export it as 'merged'")
                 if name == "adapter":
-                    result = export_adapter(adapter, out)
+                    result = export_adapter(trained, out)
                 else:
                     base = base_model.resolve(source.result.data["base_model"], platform.settings, reporter)
-                    result = export_merged(base, adapter, out, reporter)
+                    result = (export_whole if kind == "model" else export_merged)(base, trained, out, reporter)
                 stored = platform.storage.put_folder(out, f"{home}/{name}")
             platform.registry.set_export(model_id, name, stored.address, stored.sha256)
             artifacts[name if len(sources) == 1 else f"{name}.{source.agent_name}"] = stored.address

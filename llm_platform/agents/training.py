@@ -1,4 +1,4 @@
-"""TrainingAgent: trains an adapter, keeps it, and registers it as a model."""
+"""TrainingAgent: trains an adapter or all weights, keeps them, and registers them as a model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class _Recorded(Forwarding):
 
 
 def run_training(work: Work) -> NodeResult:
-    """The adapter's address in `artifacts.adapter`; the registered model in `model_ids` and `data`."""
+    """The address of what was trained in `artifacts.adapter` (method full: `artifacts.model`); the model in `model_ids` and `data`."""
     from llm_platform.training.train import train
 
     config = work.node.config
@@ -64,16 +64,17 @@ def run_training(work: Work) -> NodeResult:
             for item in splits_data["sources"]
         ],
     )
-    out = node.work(platform) / "adapter"
+    kind = "model" if config.method == "full" else "adapter"
+    out = node.work(platform) / kind
     checkpoints = node.work(platform) / "checkpoints"
     try:
         with MetricBuffer(registry, mlflow_run) as buffer:
             recorded = _Recorded(reporter, buffer)
             result = train(config, base, splits, out, checkpoints, recorded, base_name=base_name, threads=platform.settings.threads)
-        address = f"s3://{platform.settings.artifacts_bucket}/{node.key}/adapter"
-        reporter.info("Saving the adapter")
+        address = f"s3://{platform.settings.artifacts_bucket}/{node.key}/{kind}"
+        reporter.info(f"Saving the {kind}")
         stored = platform.storage.put_folder(out, address)
-        version = registry.register(mlflow_run, out, model_name)
+        version = registry.register(mlflow_run, out, model_name, kind)
     except BaseException:
         registry.fail(mlflow_run)
         raise
@@ -81,12 +82,12 @@ def run_training(work: Work) -> NodeResult:
     if result.validation_loss is not None:
         figures["validation_loss"] = result.validation_loss
     registry.set_metrics(model_id, figures)
-    registry.set_export(model_id, "adapter", address, stored.sha256)
+    registry.set_export(model_id, "merged" if kind == "model" else kind, address, stored.sha256)  # a whole model has nothing to merge
     project(platform, model_id)
     shutil.rmtree(node.work(platform), ignore_errors=True)
     reporter.info(f"Model registered: {model_name}, version {version}", model_id=model_id)
     return NodeResult(
-        artifacts={"adapter": address},
+        artifacts={kind: address},
         datasets=source.result.datasets,
         metrics=figures,
         model_ids=[model_id],

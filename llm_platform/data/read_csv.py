@@ -126,7 +126,7 @@ def read_csv(file: BinaryIO, problem: TextProblem | None, source: Source, out: P
         while True:
             file.seek(header.end)
             try:
-                return _write(_batches(file, names, delimiter, block), types, names, data, delimiter, source, out)
+                return _write(_batches(file, names, delimiter, block), types, names, data, header.end, delimiter, source, out)
             except _Wider:
                 continue
             except pa.ArrowInvalid as error:
@@ -158,6 +158,7 @@ def _write(
     types: _Types,
     names: list[str],
     data: mmap.mmap,
+    start: int,
     delimiter: bytes,
     source: Source,
     out: Path,
@@ -178,7 +179,7 @@ def _write(
             last = batch.column(len(names) - 1)[-1].as_py() if batch.num_rows else last
         if not settled:
             raise _Wider
-        _check_last_quote(data, last, delimiter, table.rows, names[-1], source)
+        _check_last_quote(data, start, last, delimiter, table.rows, names[-1], source)
     return Table(table.rows, names)
 
 
@@ -197,13 +198,16 @@ def _all_match(values: pa.Array, pattern: str) -> bool:
     return pc.all(pc.less_equal(pc.binary_length(values), 16), min_count=0).as_py()
 
 
-def _check_last_quote(data: mmap.mmap, last: str | None, delimiter: bytes, rows: int, name: str, source: Source) -> None:
+def _check_last_quote(data: mmap.mmap, start: int, last: str | None, delimiter: bytes, rows: int, name: str, source: Source) -> None:
     """Arrow takes a quote that never closes as if it closed at the end of the file; only the last cell can be so."""
-    if last is not None:
-        cell = b'"' + last.encode("utf-8").replace(b'"', b'""')
-        before = len(data) - len(cell) - 1
-        if before >= 0 and data[before : before + 1] in (delimiter, b"\n", b"\r") and data[before + 1 :] == cell:
-            raise source.error(f"row {rows:,}: a quote is opened and never closed", row=rows, column=name)
+    if last is None:
+        return
+    cell = b'"' + last.encode("utf-8").replace(b'"', b'""')
+    if data[-len(cell) :] != cell:
+        return
+    # It looks so; a cell of nothing but a line end looks the same.
+    if any(record.unclosed for record in records(data, start, delimiter)):
+        raise source.error(f"row {rows:,}: a quote is opened and never closed", row=rows, column=name)
 
 
 def _locate(data: mmap.mmap, file: BinaryIO, header: Record, delimiter: bytes, width: int, source: Source) -> DatasetError:

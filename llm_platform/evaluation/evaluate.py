@@ -1,7 +1,8 @@
-"""How good an adapter is, beside its base model: `evaluate(config, base_model, adapter, rows, out, reporter)`.
+"""How good a trained model is, beside its base model: `evaluate(config, base_model, tuned, rows, out, reporter)`.
 
-Both are scored on the same rows by the same loaded model, once with the adapter and once without it. Answers come from greedy
-generation; loss and perplexity from the reference answers.
+Both are scored on the same rows: an adapter by switching it off, a whole model by loading its base after it. Answers come from
+greedy generation; loss and perplexity from the reference answers. An adapter that was trained on a base in 4 bits is measured on
+the base's own weights: that is what is merged and exported, and where the model card's code puts it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Collection
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
-from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
@@ -27,7 +26,7 @@ from llm_platform.evaluation.score import is_correct, token_f1
 from llm_platform.reporting import Reporter
 from llm_platform.specs import EvaluationConfig
 from llm_platform.specs.base import Resource
-from llm_platform.training.adapter import causal_model, check_base, ends, load_adapter
+from llm_platform.training.adapter import causal_model, check_base, ends, is_adapter, load_adapter, training_record
 from llm_platform.training.base_model import load
 from llm_platform.training.device import pick_device
 from llm_platform.training.folders import whole_folder
@@ -56,7 +55,7 @@ class EvaluationResult(Resource):
 def evaluate(
     config: EvaluationConfig,
     base_model: Path,
-    adapter: Path | None,
+    tuned: Path | None,
     rows: Path,
     out: Path,
     reporter: Reporter,
@@ -64,30 +63,31 @@ def evaluate(
 ) -> EvaluationResult:
     """Scores on the rows of a split file; writes `examples.parquet` and `evaluation.json` to the folder `out`, whole or not at all.
 
-    Without an adapter the base model itself is `tuned`. Raises DatasetError, InvalidConfig, TrainingError, or Cancelled.
+    `tuned` is an adapter's folder or a whole model's; without one the base model itself is scored.
+    Raises DatasetError, InvalidConfig, TrainingError, or Cancelled.
     """
     started = time.perf_counter()
     device, dtype = pick_device(threads)
     sample, table = _sample(rows, config.max_samples)
-    if adapter is not None:
-        check_base(adapter, base_model)
-    base = load(base_model, dtype)
-    check_rows(sample, "evaluation", vocabulary=base.config.vocab_size, context=getattr(base.config, "max_position_embeddings", None))
-    model: PeftModel | PreTrainedModel = base if adapter is None else load_adapter(base, adapter)
-    torch.nn.Module.to(model, device)
-    stops = ends(adapter or base_model)
-    tokenizer = Tokenizer.from_file(str((adapter or base_model) / "tokenizer.json"))
+    if tuned is not None:
+        check_base(tuned, base_model)
+    scored = tuned or base_model
+    stops = ends(scored)
+    tokenizer = Tokenizer.from_file(str(scored / "tokenizer.json"))
     reporter.info(f"Evaluating on {len(sample):,} rows on {device.type}")
+    record = training_record(scored)
+    if record is not None and record.get("quantization"):
+        reporter.info("Trained on the base in 4 bits; measured on the base's own weights, as the adapter is merged and exported")
 
-    with_base = config.include_base and isinstance(model, PeftModel)
     figures: dict[str, dict[str, float]] = {}
-    for name in ["tuned", "base"] if with_base else ["tuned"]:
-        off = model.disable_adapter() if name == "base" and isinstance(model, PeftModel) else nullcontext()
-        with off:
-            figures[name], answers = _score(config, model, sample, table, tokenizer, stops, name, reporter)
+    for name, model in _models(base_model, tuned, device, dtype, with_base=config.include_base):
+        context = getattr(model.config, "max_position_embeddings", None)
+        check_rows(sample, "evaluation", vocabulary=model.config.vocab_size, context=context)
+        figures[name], answers = _score(config, model, sample, table, tokenizer, stops, name, reporter)
         table = table.with_columns(**answers)
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in figures[name].items())
         reporter.info(f"{'Base model' if name == 'base' else 'Tuned model'}: {shown}", **figures[name])
+        del model  # so that the next one finds its memory free
     result = EvaluationResult(
         tuned=figures["tuned"],
         base=figures.get("base"),
@@ -100,6 +100,26 @@ def evaluate(
         report = {"config": config.model_dump(mode="json"), **result.model_dump(mode="json")}
         (partial / "evaluation.json").write_text(json.dumps(report, indent=2), "utf-8")
     return result
+
+
+def _models(
+    base_model: Path, tuned: Path | None, device: torch.device, dtype: torch.dtype, *, with_base: bool
+) -> Iterator[tuple[str, PreTrainedModel]]:
+    """What is scored, by name. Of two whole models the first is let go before the second is loaded."""
+    adapter = tuned if tuned is not None and is_adapter(tuned) else None
+    model: Any = load(base_model if adapter or tuned is None else tuned, dtype)
+    if adapter:
+        model = load_adapter(model, adapter)
+    model.to(device)
+    yield "tuned", causal_model(model)
+    if not with_base or tuned is None:
+        return
+    if adapter:
+        with model.disable_adapter():
+            yield "base", causal_model(model)
+    else:
+        del model
+        yield "base", load(base_model, dtype).to(device)  # type: ignore[arg-type]
 
 
 def _sample(path: Path, most: int) -> tuple[Rows, pl.DataFrame]:
@@ -123,7 +143,7 @@ def _sample(path: Path, most: int) -> tuple[Rows, pl.DataFrame]:
 
 def _score(
     config: EvaluationConfig,
-    model: PeftModel | PreTrainedModel,
+    model: PreTrainedModel,
     rows: Rows,
     table: pl.DataFrame,
     tokenizer: Tokenizer,
@@ -132,12 +152,11 @@ def _score(
     reporter: Reporter,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The asked figures, and the columns that they came from."""
-    causal = causal_model(model) if isinstance(model, PeftModel) else model
     figures: dict[str, float] = {}
     columns: dict[str, Any] = {}
     if {"accuracy", "f1"} & set(config.metrics):
         answers = greedy(
-            causal,
+            model,
             [rows.prompt(index) for index in range(len(rows))],
             ends=set(stops),
             max_new_tokens=config.max_new_tokens,
@@ -150,7 +169,7 @@ def _score(
         figures = {metric: _mean(means[metric]) for metric in ("accuracy", "f1") if metric in config.metrics}
         figures["eos_rate"] = _mean(columns[f"{name}_stopped"])
     if {"loss", "perplexity"} & set(config.metrics):
-        loss = mean_loss(causal, rows, config.batch_size, next(causal.parameters()).device, reporter)
+        loss = mean_loss(model, rows, config.batch_size, model.device, model.dtype, reporter)
         if "loss" in config.metrics:
             figures["loss"] = loss
         if "perplexity" in config.metrics:

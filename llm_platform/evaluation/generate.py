@@ -67,7 +67,7 @@ def _greedy_batch(
     cache = DynamicCache(config=model.config)
     for _ in range(limit):
         reporter.check_cancelled()
-        with autocast(model.device):
+        with autocast(model.device, model.dtype):
             logits = model(
                 input_ids=ids, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
             ).logits

@@ -1,7 +1,7 @@
-"""Exports that are proven to work: the adapter as it is, or merged into its base model.
+"""Exports that are proven to work: the adapter as it is, merged into its base model, or the whole model that was trained.
 
-`export_adapter(adapter, out)` and `export_merged(base_model, adapter, out, reporter)`. Nothing is exported whose answers were
-not seen to be those of the adapter.
+`export_adapter(adapter, out)`, `export_merged(base_model, adapter, out, reporter)` and `export_whole(base_model, model, out,
+reporter)`. Nothing is exported whose answers were not seen to be those of the trained weights.
 """
 
 from __future__ import annotations
@@ -18,9 +18,18 @@ from transformers import GenerationConfig, PreTrainedModel
 from llm_platform.errors import InvalidConfig, StorageError, TrainingError
 from llm_platform.reporting import Reporter
 from llm_platform.specs.base import Resource
-from llm_platform.training.adapter import ADAPTER_WEIGHTS, causal_model, check_base, copy_tokenizer, load_adapter
-from llm_platform.training.base_model import load
+from llm_platform.training.adapter import (
+    ADAPTER_WEIGHTS,
+    causal_model,
+    check_base,
+    copy_tokenizer,
+    ends,
+    load_adapter,
+    training_record,
+)
+from llm_platform.training.base_model import load, stored_dtype
 from llm_platform.training.folders import sha256, whole_folder
+from llm_platform.training.methods import SHARD, load_as_trained
 
 PROMPTS = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n",
@@ -45,14 +54,10 @@ class ExportResult(Resource):
 
 def export_adapter(adapter: Path, out: Path) -> ExportResult:
     """Copies the adapter's files to `out`. Raises InvalidConfig if it has pickles or its weights cannot be read, StorageError."""
-    pickles = [path.name for path in adapter.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
-    if pickles:
-        raise InvalidConfig(f"The adapter has pickled files, which are not exported: {', '.join(pickles)}")
+    _check_pickles(adapter, "adapter")
     _check_space(out, sum(path.stat().st_size for path in adapter.iterdir()))
     with whole_folder(out) as partial:
-        for path in adapter.iterdir():
-            if path.is_file() and not path.name.startswith("."):
-                shutil.copyfile(path, partial / path.name)
+        _copy(adapter, partial)
         try:
             with safe_open(partial / ADAPTER_WEIGHTS, "pt") as file:
                 tensors = len(list(file.keys()))
@@ -65,10 +70,11 @@ def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter
     """Merges in float32 on the CPU and saves in the base's own precision, with tokenizer and generation config.
 
     Three things are proven, or TrainingError is raised: merging changed no logit (float32, `TOLERANCE`), the files hold exactly
-    the merged weights, and transformers loads them whole. What rounding to the base's precision costs is in `checks`.
+    the merged weights, and transformers loads them whole. What rounding to the base's precision costs is in `checks`, and for an
+    adapter that was trained on the base in 4 bits, how far the merged model is from what was trained (`quantization_difference`).
     """
     check_base(adapter, base_model)
-    dtype = _dtype(base_model)
+    dtype = stored_dtype(base_model)
     _check_space(out, int(sum(path.stat().st_size for path in base_model.glob("*.safetensors")) * HEADROOM))
     reporter.info("Loading the base model and the adapter")
     model = load_adapter(load(base_model, torch.float32), adapter)
@@ -87,7 +93,7 @@ def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter
     if (adapter / "generation_config.json").is_file():
         merged.generation_config = GenerationConfig.from_pretrained(adapter)
     with whole_folder(out) as partial:
-        merged.save_pretrained(partial, max_shard_size="4GB")
+        merged.save_pretrained(partial, max_shard_size=SHARD)
         copy_tokenizer(base_model, partial)
         reporter.check_cancelled()
         reporter.info("Checking the merged files")
@@ -104,16 +110,55 @@ def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter
         "adapter_effect": _difference(untuned, expected),
         "dtype": str(dtype).removeprefix("torch."),
     }
+    record = training_record(adapter)
+    if record is not None and record.get("quantization"):
+        quantized = load_as_trained(base_model, adapter, torch.device("cpu"), torch.float32)
+        checks["quantization_difference"] = _difference(found, _logits(quantized, prompts))
     reporter.info(f"Merged model checked: next tokens equal in {checks['same_next_token']:.1%} of positions", **checks)
     return _result("merged", out, checks)
 
 
-def _dtype(base_model: Path) -> torch.dtype:
-    """The precision of the base model's weights, from the weights themselves."""
-    names = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-    with safe_open(next(base_model.glob("*.safetensors")), "pt") as file:
-        found = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
-    return next((dtype for name, dtype in names.items() if name in found), torch.float32)
+def export_whole(base_model: Path, model: Path, out: Path, reporter: Reporter) -> ExportResult:
+    """Copies the files of a model all of whose weights were trained, and checks them: it is its own `merged` form.
+
+    Raises InvalidConfig if it has pickles, other base weights or cannot be loaded whole, TrainingError if its answers are not
+    those of the trained weights or nothing that can be read, StorageError.
+    """
+    check_base(model, base_model)
+    _check_pickles(model, "model")
+    _check_space(out, int(sum(path.stat().st_size for path in model.iterdir()) * HEADROOM))
+    dtype = stored_dtype(model)
+    with whole_folder(out) as partial:
+        _copy(model, partial)
+        reporter.check_cancelled()
+        reporter.info("Checking the model's files")
+        loaded = load(partial, dtype)
+        tensors = _check_equal(loaded, load(model, dtype))
+        prompts = _prompts(base_model, loaded.config.vocab_size)
+        found = _logits(loaded.float(), prompts)
+        del loaded
+        if not torch.isfinite(found).all():
+            raise TrainingError("The model's logits are not finite numbers. Nothing was exported")
+        checks: dict[str, bool | int | float | str] = {
+            "tensors_equal": tensors,
+            "training_effect": _difference(_logits(load(base_model, torch.float32), prompts), found),
+            "ends": ", ".join(map(str, ends(partial))),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+    reporter.info("Model checked", **checks)
+    return _result("merged", out, checks)
+
+
+def _check_pickles(folder: Path, what: str) -> None:
+    pickles = [path.name for path in folder.iterdir() if path.suffix in {".bin", ".pt", ".pth", ".ckpt", ".pkl"}]
+    if pickles:
+        raise InvalidConfig(f"The {what} has pickled files, which are not exported: {', '.join(pickles)}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
 
 
 def _check_space(out: Path, needed: int) -> None:

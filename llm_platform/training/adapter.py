@@ -56,18 +56,18 @@ def _targets(wanted: list[str] | str, linear: Iterable[str]) -> list[str]:
     if wanted == "all-linear":
         return leaves
     if isinstance(wanted, list):
-        unknown = [name for name in wanted if not any(_names(name, module) for module in linear)]
-        names, hint = ", ".join(repr(name) for name in unknown), ""
+        unknown, hint = [name for name in wanted if not any(_names(name, module) for module in linear)], ""
         found = [] if unknown else wanted
     else:
         found = [name for name in linear if re.fullmatch(wanted, name)]
-        unknown, names = [wanted], f"the expression {wanted!r}"
-        hint = f"; an expression must match full names, such as '{next(iter(linear), '')}', and single names are given as a list"
+        unknown = [wanted]
+        hint = f". A regular expression must match full names, such as '{next(iter(linear), '')}'; single names are given as a list"
     if not found:
-        message = f"target_modules names {names}, which this base model has no linear layer for; it has {', '.join(leaves)} (or say 'all-linear')"
-        raise InvalidConfig(
-            message + hint, unknown=unknown, available=leaves, errors=[{"field": "target_modules", "message": message + hint}]
+        message = (
+            f"target_modules names {', '.join(repr(name) for name in unknown)}, which this base model has no linear layer for; "
+            f"it has {', '.join(leaves)} (or say 'all-linear'){hint}"
         )
+        raise InvalidConfig(message, unknown=unknown, available=leaves, errors=[{"field": "target_modules", "message": message}])
     return found
 
 
@@ -103,8 +103,8 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_adapter(model: PeftModel, base_model: Path, eos: int, folder: Path) -> None:
-    """Writes what peft, transformers and llm_platform need to use the adapter, by the base model's public name."""
+def save_adapter(model: PeftModel, eos: int, folder: Path) -> None:
+    """Writes the adapter as peft has it, by the base model's public name, and how generation ends."""
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -116,7 +116,6 @@ def save_adapter(model: PeftModel, base_model: Path, eos: int, folder: Path) -> 
     settings = json.loads(path.read_text("utf-8"))
     settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order would change from process to process
     path.write_text(json.dumps(settings, indent=2, sort_keys=True), "utf-8")
-    copy_tokenizer(base_model, folder)
     generation_config(causal_model(model), eos).save_pretrained(folder)
 
 

@@ -20,7 +20,6 @@ from safetensors.torch import load_file, save_file
 from llm_platform.errors import StorageError
 from llm_platform.training.folders import PARTIAL, sha256, whole_folder
 
-KEEP = 2
 TENSORS = "tensors.safetensors"
 STATE = "state.json"
 
@@ -34,9 +33,14 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
 
 
-def write(work: Path, checkpoint: Checkpoint, *, verify: bool = False) -> Path:
-    """Writes a checkpoint and prunes older ones. `verify` reads it back and compares. Raises StorageError."""
-    folder = work / f"step_{checkpoint.step:010d}"
+def path_of(work: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
+    return work / f"step_{step:010d}"
+
+
+def write(work: Path, checkpoint: Checkpoint, *, keep: int, verify: bool = False) -> Path:
+    """Writes a checkpoint and prunes older ones (see `prune`). `verify` reads it back and compares. Raises StorageError."""
+    folder = path_of(work, checkpoint.step)
     with whole_folder(folder) as partial:
         save_file(checkpoint.tensors, partial / TENSORS)
         digest = sha256(partial / TENSORS)
@@ -44,7 +48,7 @@ def write(work: Path, checkpoint: Checkpoint, *, verify: bool = False) -> Path:
         (partial / STATE).write_text(json.dumps(state, allow_nan=False), "utf-8")
     if verify and not _equal(read(folder), checkpoint):
         raise StorageError("A checkpoint read back is not what was written; the disk under the work folder cannot be trusted")
-    prune(work)
+    prune(work, keep)
     return folder
 
 
@@ -85,12 +89,12 @@ def latest(work: Path) -> Checkpoint | None:
     return None
 
 
-def prune(work: Path) -> None:
-    """Keeps the last two, and the one with the lowest validation loss."""
+def prune(work: Path, keep: int) -> None:
+    """Keeps the last `keep`, and the one with the lowest validation loss."""
     found = folders(work)
     losses = {folder: _validation_loss(folder) for folder in found}
     best = min((folder for folder in found if losses[folder] is not None), key=lambda folder: losses[folder] or 0.0, default=None)
-    for folder in found[:-KEEP]:
+    for folder in found[:-keep]:
         if folder != best:
             shutil.rmtree(folder, ignore_errors=True)
 

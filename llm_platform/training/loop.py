@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from llm_platform.errors import TrainingError
 from llm_platform.reporting import Reporter
 from llm_platform.specs import TrainingConfig
-from llm_platform.training import batches
+from llm_platform.training import batches, optimizer
 from llm_platform.training.adapter import causal_model, trainable
 from llm_platform.training.batches import Schedule, collate
 from llm_platform.training.checkpoint import Checkpoint
@@ -36,6 +36,8 @@ SHORT = 200
 """Runs of up to this many steps report each of them."""
 REPORT_EVERY = 0.2
 """Seconds between the METRIC lines of longer runs."""
+WEIGHTS, MOMENTS = "weights/", "optimizer/"
+"""What a checkpoint's tensors belong to."""
 
 
 def learning_rate(config: TrainingConfig, step: int, total: int) -> float:
@@ -73,7 +75,14 @@ class Loop:
     """A training run in memory. `run` calls `save` with a checkpoint whenever one is due."""
 
     def __init__(
-        self, config: TrainingConfig, model: PeftModel, rows: Rows, validation: Rows, device: torch.device, reporter: Reporter
+        self,
+        config: TrainingConfig,
+        model: PeftModel | PreTrainedModel,
+        rows: Rows,
+        validation: Rows,
+        device: torch.device,
+        dtype: torch.dtype,
+        reporter: Reporter,
     ) -> None:
         self.config = config
         self.model = model
@@ -81,29 +90,51 @@ class Loop:
         self.rows = rows
         self.validation = validation
         self.device = device
+        self.dtype = dtype
         self.reporter = reporter
         self.parameters = trainable(model)
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.optimizer = optimizer.build(optimizer.choose(config, device), config, self.parameters)
         self.schedule = Schedule(rows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed)
         self.total = config.max_steps or config.epochs * self.schedule.steps_per_epoch
+        self.evaluate_every = config.evaluate_every or self.schedule.steps_per_epoch
         self.progress = Progress()
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the last `early_stopping_patience` validation losses brought no new lowest one."""
+        patience, losses = self.config.early_stopping_patience, self.progress.validation
+        return patience is not None and len(losses) - self._lowest() > patience
+
+    @property
+    def finished(self) -> bool:
+        return self.progress.step >= self.total or self.stopped_early
+
+    @property
+    def kept_step(self) -> int:
+        """The step whose weights are the result, as `keep` says."""
+        return self.progress.validation[self._lowest()][0] if self.config.keep == "best" else self.progress.step
+
+    def _lowest(self) -> int:
+        """Which validation loss is the lowest, the first of equal ones."""
+        losses = [loss for _, loss in self.progress.validation]
+        return losses.index(min(losses)) if losses else 0
+
     def run(self, save: Callable[[Checkpoint], None]) -> None:
-        """Trains from `progress.step` to the last step. Raises TrainingError, or Cancelled between steps."""
+        """Trains from `progress.step` to the last step, or an early stop. Raises TrainingError, or Cancelled between steps."""
         meter = _Meter(self)
         per_epoch = self.schedule.steps_per_epoch
         plan: list[list[NDArray[np.int64]]] = []
         self.causal.train()
-        while self.progress.step < self.total:
+        while not self.finished:
             self.reporter.check_cancelled()
             epoch, index = divmod(self.progress.step, per_epoch)
             if not plan or index == 0:
                 plan = self.schedule.epoch(epoch)
             meter.report(*self._train_step(plan[index]))
             step = self.progress.step
-            last = step == self.total
-            best = (step % per_epoch == 0 or last) and len(self.validation) > 0 and self._validate()
-            if best or last or step % self.config.checkpoint_every == 0:
+            due = step % self.evaluate_every == 0 or step == self.total
+            best = due and len(self.validation) > 0 and self._validate()
+            if best or self.finished or step % self.config.checkpoint_every == 0:
                 save(self.checkpoint())
 
     def _train_step(self, step_batches: list[NDArray[np.int64]]) -> tuple[float, float, float]:
@@ -112,8 +143,7 @@ class Loop:
         progress = self.progress
         labels = int(sum(self.rows.labels[indices].sum() for indices in step_batches))
         rate = learning_rate(self.config, progress.step, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        optimizer.set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         sums: list[torch.Tensor] = []
         for indices in step_batches:
@@ -138,7 +168,7 @@ class Loop:
             "or lower max_length in preprocessing, or lower lora_r",
         ):
             batch = collate(self.rows, indices, self.device)
-            with autocast(self.device):
+            with autocast(self.device, self.dtype):
                 loss = loss_sum(self.causal, batch)
             (loss / labels).backward()
         return loss.detach()
@@ -158,7 +188,7 @@ class Loop:
         """Measures the validation loss; whether it is the lowest so far."""
         started = time.perf_counter()
         progress = self.progress
-        loss = mean_loss(self.causal, self.validation, self.config.batch_size, self.device, self.reporter)
+        loss = mean_loss(self.causal, self.validation, self.config.batch_size, self.device, self.dtype, self.reporter)
         progress.validation_seconds += time.perf_counter() - started
         best = all(loss < other for _, other in progress.validation)
         progress.validation.append((progress.step, loss))
@@ -168,10 +198,8 @@ class Loop:
 
     def checkpoint(self) -> Checkpoint:
         """Everything that `restore` needs."""
-        tensors = {f"weights/{name}": parameter.detach() for name, parameter in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"optimizer/{name}/{key}"] = value
+        tensors = {f"{WEIGHTS}{name}": parameter.detach() for name, parameter in self.parameters.items()}
+        tensors |= {f"{MOMENTS}{name}": value for name, value in optimizer.state(self.optimizer, self.parameters)}
         tensors["rng/cpu"] = torch.get_rng_state()
         if self.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
@@ -185,19 +213,21 @@ class Loop:
     def restore(self, saved: Checkpoint) -> None:
         """Goes on from a checkpoint of the same config and data."""
         self.progress = Progress.from_state(saved.state["progress"])
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        with torch.no_grad():
-            for index, (name, parameter) in enumerate(self.parameters.items()):
-                parameter.copy_(saved.tensors[f"weights/{name}"])
-                prefix = f"optimizer/{name}/"
-                moments[index] = {key.removeprefix(prefix): value for key, value in saved.tensors.items() if key.startswith(prefix)}
-        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.restore_weights(saved)
+        moments = {name.removeprefix(MOMENTS): value for name, value in saved.tensors.items() if name.startswith(MOMENTS)}
+        optimizer.restore(self.optimizer, self.parameters, moments)
         torch.set_rng_state(saved.tensors["rng/cpu"])
         if self.device.type == "cuda" and "rng/cuda" in saved.tensors:
             torch.cuda.set_rng_state(saved.tensors["rng/cuda"], self.device)
 
+    @torch.no_grad()
+    def restore_weights(self, saved: Checkpoint) -> None:
+        """The weights of a checkpoint alone."""
+        for name, parameter in self.parameters.items():
+            parameter.copy_(saved.tensors[f"{WEIGHTS}{name}"])
 
-def mean_loss(model: PreTrainedModel, rows: Rows, batch_size: int, device: torch.device, reporter: Reporter) -> float:
+
+def mean_loss(model: PreTrainedModel, rows: Rows, batch_size: int, device: torch.device, dtype: torch.dtype, reporter: Reporter) -> float:
     """Cross-entropy in nats per trained token over all rows. Leaves the model's mode as it was; raises TrainingError if not finite."""
     was_training = model.training
     model.eval()
@@ -206,7 +236,7 @@ def mean_loss(model: PreTrainedModel, rows: Rows, batch_size: int, device: torch
         with torch.inference_mode():
             for indices in batches.by_length(rows.lengths, batch_size):
                 reporter.check_cancelled()
-                with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"), autocast(device):
+                with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"), autocast(device, dtype):
                     value = float(loss_sum(model, collate(rows, indices, device)))
                 if not math.isfinite(value):
                     numbers = rows.numbers(indices)

@@ -22,7 +22,7 @@ def load_4bit(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
     """
     # It warns of a faster kernel from the hub, which is never loaded here.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     scheme = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)
     model = load(folder, dtype, quantization_config=scheme, device_map={"": device})

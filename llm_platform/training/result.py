@@ -17,7 +17,7 @@ class TrainingResult(Resource):
     final_loss: float
     """Mean training loss of the last `TAIL` steps, in nats per trained token: one step's loss depends on its rows."""
     validation_loss: float | None
-    """After the last step; None if there are no validation rows."""
+    """Of the weights that are kept; None if there are no validation rows."""
     trainable_parameters: int
     total_parameters: int
     tokens: int
@@ -30,6 +30,9 @@ class TrainingResult(Resource):
     """Of this process on the CPU, of the device's tensors on a GPU."""
     resumed_from: int | None
     """Step of the checkpoint that this run went on from."""
+    kept_step: int
+    """Step whose weights are the result: the last, or with `keep: best` the one with the lowest validation loss."""
+    stopped_early: bool
     losses: list[tuple[int, float]]
     validation_losses: list[tuple[int, float]]
     device: str

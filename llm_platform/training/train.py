@@ -1,8 +1,8 @@
-"""LoRA fine-tuning: `train(config, base_model, splits, out, work, reporter, base_name=...)`.
+"""Fine-tuning: `train(config, base_model, splits, out, work, reporter, base_name=...)`.
 
 An ordinary function that knows nothing of who calls it. float32 on the CPU, where the same seed gives the same bits, also
-after a kill and a resume; bfloat16 with float32 adapters on a GPU. The loop is our own: length-grouped batches, logits
-only where a token is trained, a fused optimizer.
+after a kill and a resume; bfloat16 with what is trained in float32 on a GPU. The loop is our own: length-grouped batches,
+logits only where a token is trained, a fused optimizer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from transformers import PreTrainedModel
 from llm_platform.errors import DatasetError
 from llm_platform.reporting import Reporter
 from llm_platform.specs import TrainingConfig
-from llm_platform.training import adapter, checkpoint
-from llm_platform.training.base_model import load, model_digest
+from llm_platform.training import checkpoint, methods, optimizer
+from llm_platform.training.base_model import model_digest
 from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.device import peak_memory_mb, pick_device, versions
 from llm_platform.training.folders import whole_folder
 from llm_platform.training.loop import Loop
+from llm_platform.training.quantize import count
 from llm_platform.training.result import TrainingResult
 from llm_platform.training.rows import Rows, check_rows, read_rows
 
-NO_EFFECT = {"model_name", "checkpoint_every"}
+NO_EFFECT = {"model_name", "checkpoint_every", "checkpoints_kept", "resume"}
 """Fields of the config that do not change the weights, so that a checkpoint made under others is as good."""
 
 
@@ -43,30 +44,30 @@ def train(
     base_name: str,
     threads: int = 0,
 ) -> TrainingResult:
-    """Trains an adapter on `splits/train.parquet` and writes it to the folder `out`, whole or not at all.
+    """Trains on `splits/train.parquet` and writes an adapter or a whole model to the folder `out`, whole or not at all.
 
-    `work` keeps the checkpoints; a call with the same config, data and base goes on from the latest one there.
+    `work` keeps the checkpoints; a call with the same config, data and base goes on from the latest one there, if `resume` says so.
     `base_name` is the public name of the base model, which is what the adapter's files call it.
     Raises DatasetError, InvalidConfig, TrainingError, StorageError, or Cancelled.
     """
-    device, dtype = pick_device(threads)
+    device, dtype = pick_device(threads, config.dtype)
+    optimizer.choose(config, device)
     rows, validation = read_rows(splits / "train.parquet"), read_rows(splits / "validation.parquet")
     if not len(rows):
         raise DatasetError("The training split is empty; give more rows, or a larger share for training")
+    _check_needs_validation(config, validation)
     digests = {
         "config": _digest(config.model_dump(mode="json", exclude=NO_EFFECT)),
         "data": _digest([rows.digest(), validation.digest()]),
         "base": model_digest(base_model),
     }
     checkpoints = work / "checkpoints"
-    saved = _checkpoint_to_resume(checkpoints, digests, reporter)
+    saved = _checkpoint_to_resume(checkpoints, digests, reporter) if config.resume else _start_anew(checkpoints, reporter)
 
-    base = load(base_model, dtype)
-    _check(rows, "training", base)
-    _check(validation, "validation", base)
-    model = adapter.attach(base, config, base_name)
-    model.to(device)
-    loop = Loop(config, model, rows, validation, device, reporter)
+    model = methods.build(config, base_model, base_name, device, dtype)
+    loop = Loop(config, model, rows, validation, device, dtype, reporter)
+    _check(rows, "training", loop.causal)
+    _check(validation, "validation", loop.causal)
     if saved is not None:
         loop.restore(saved)
         reporter.info(f"Resuming from the checkpoint of step {saved.step}", step=saved.step)
@@ -82,23 +83,50 @@ def train(
     def save(made: Checkpoint) -> None:
         nonlocal verified
         state = {**made.state, "digests": digests, "config": config.model_dump(mode="json"), "base_name": base_name}
-        checkpoint.write(checkpoints, Checkpoint(made.step, state, made.tensors), verify=not verified)
+        kept = config.checkpoints_kept
+        checkpoint.write(checkpoints, Checkpoint(made.step, state, made.tensors), keep=kept, verify=not verified)
         verified = True
 
     loop.run(save)
-    training: dict[str, Any] = {
+    if loop.stopped_early:
+        reporter.info(f"Stopped early after step {loop.progress.step}: the validation loss has no new lowest", step=loop.progress.step)
+    if loop.kept_step != loop.progress.step:
+        loop.restore_weights(checkpoint.read(checkpoint.path_of(checkpoints, loop.kept_step)))
+        reporter.info(f"Keeping the weights of step {loop.kept_step}, which has the lowest validation loss", step=loop.kept_step)
+    result = _result(loop, trained, saved)
+    record: dict[str, Any] = {
         "base_model": base_name,
         "config": config.model_dump(mode="json"),
         "digests": digests,
         "steps": loop.progress.step,
+        "kept_step": loop.kept_step,
+        "dtype": str(dtype).removeprefix("torch."),
         "versions": versions(),
     }
     eos = int(rows.tokens(0)[-1])
     with whole_folder(out) as partial:
-        adapter.save_adapter(model, base_model, eos, training, partial)
-    result = _result(loop, trained, saved)
+        methods.save(model, base_model, eos, record, partial)
     reporter.info(f"Trained {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
     return result
+
+
+def _check_needs_validation(config: TrainingConfig, validation: Rows) -> None:
+    """Raises DatasetError if the config decides by a validation loss that there are no rows for."""
+    needed = {
+        "early_stopping_patience": config.early_stopping_patience is not None,
+        "keep": config.keep == "best",
+        "evaluate_every": config.evaluate_every is not None,
+    }
+    fields = [name for name, wanted in needed.items() if wanted]
+    if fields and not len(validation):
+        message = "needs validation rows, and the validation split is empty; give it a share in the preprocessing node's split"
+        raise DatasetError(f"{fields[0]} {message}, or leave it out", errors=[{"field": name, "message": message} for name in fields])
+
+
+def _start_anew(checkpoints: Path, reporter: Reporter) -> None:
+    if checkpoint.folders(checkpoints):
+        reporter.info("resume is off: the checkpoints here are removed, and training starts anew")
+    shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _checkpoint_to_resume(checkpoints: Path, digests: dict[str, str], reporter: Reporter) -> Checkpoint | None:
@@ -128,14 +156,16 @@ def _result(loop: Loop, trained: int, saved: Checkpoint | None) -> TrainingResul
         steps=progress.step,
         epochs=progress.step / loop.schedule.steps_per_epoch,
         final_loss=sum(progress.tail) / len(progress.tail),
-        validation_loss=progress.validation[-1][1] if progress.validation else None,
+        validation_loss=next((loss for step, loss in reversed(progress.validation) if step == loop.kept_step), None),
         trainable_parameters=trained,
-        total_parameters=sum(parameter.numel() for parameter in loop.model.parameters()),
+        total_parameters=sum(count(parameter) for parameter in loop.model.parameters()),
         tokens=progress.tokens,
         seconds=progress.training_seconds + progress.validation_seconds,
         tokens_per_second=progress.tokens / progress.training_seconds,
         peak_memory_mb=peak_memory_mb(loop.device),
         resumed_from=saved.step if saved else None,
+        kept_step=loop.kept_step,
+        stopped_early=loop.stopped_early,
         losses=progress.curve.up_to(progress.step, progress.tail[-1]),
         validation_losses=progress.validation,
         device=torch.cuda.get_device_name(loop.device) if loop.device.type == "cuda" else "cpu",

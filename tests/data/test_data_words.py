@@ -18,9 +18,8 @@ from llm_platform.data.tokenize import PromptTokenizer
 from llm_platform.data.words import cuts
 
 PIECES = (
-    *"Ana|had|apples|many|now?|4|3141|+|.|,|/|'s|don't|####|日本語|ü|e\u0301|\u0301|👩‍🚀|🇩🇪|¨|\u037a|ﷺ|▁|had▁ apples|had ▁apples|Ġ|Ċ".split(
-        "|"
-    ),
+    *("Ana", "had", "apples", "many", "now?", "4", "3141", "+", ".", ",", "/", "'s", "don't", "####", "日本語", "ü", "e\u0301", "\u0301"),
+    *("\U0001f469\u200d\U0001f680", "\U0001f1e9", "¨", "\u037a", "ﷺ", "▁", "had▁ apples", "had ▁apples", "Ġ", "Ċ"),
     *(" ", " ", " ", "  ", "   ", "\n", "\n", "\n\n", "\t", "\r\n", " \n", "\n ", "\u00a0", "\u3000", "\u2028", "\u0085"),
     *("\x1c", "\u180e", "\u200b", "\ufeff", "\x00", "\ufdd0", "\ufdd7", "\ufddf", "\ufddfA", "</s>", "<s>", "<|im_end|>"),
 )
