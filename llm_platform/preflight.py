@@ -263,8 +263,6 @@ class _Run:
                 seconds={device: round(estimate.seconds(work, rate), 6) for device, rate in rates.items()},
             )
         )
-        if config.early_stopping_patience and not report["splits"]["validation"]:
-            self._error(node, DatasetError("early_stopping_patience needs a validation split, and it is empty", field="split.validation"))
 
 
 def _first_rows(source: Path, out: Path, columns: Sequence[str] | None, count: int) -> int:
