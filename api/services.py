@@ -104,9 +104,7 @@ class Services:
 
         import llm_platform.data.preprocess
         import llm_platform.data.read  # noqa: F401
-        from llm_platform.data.language import languages
 
-        languages([])
         pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # Arrow's own keeps what a large upload once took
         try:
             self.storage.sweep()

@@ -1,7 +1,7 @@
-"""Starts heavy nodes in milliseconds: `python -m dagster_project.node_workers`, the service `dagster-nodes`.
+"""Starts the processes of heavy nodes in milliseconds, by a zygote that has imported torch, transformers and peft.
 
-A process that is started from nothing takes five to nine seconds to import torch, transformers and peft. Here each node
-has a keeper, too, a process that lives as long as the node's:
+A process that is started from nothing takes five to nine seconds for that. Each node's process has a keeper, too, that
+lives as long as it does:
 
     zygote ──forks──> keeper ──forks──> the node's process, in a session of its own
                         │
@@ -23,11 +23,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dagster_project import worker, zygote
 from dagster_project.sessions import kill_session
-from llm_platform.settings import Settings
+from llm_platform.agents import preload
 
 SOCKET = "node-workers.sock"
 READ_AT_IMPORT = (
@@ -99,14 +99,11 @@ class NodeWorker:
         return _NUMBER.unpack(data)[0]
 
 
-def main() -> None:
-    home = Settings().root
+def serve(home: Path) -> NoReturn:
     born = dict(os.environ)
     os.environ.update(worker.QUIET_THREADS | born)
     # Else a look for GPUs, as libraries take one when they are imported, makes CUDA unusable in every child.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    from llm_platform.agents import preload
-
     preload.everything()
     zygote.serve(home, SOCKET, lambda connection: keep(connection, born))
 
@@ -139,7 +136,7 @@ def keep(connection: socket.socket, born: Mapping[str, str]) -> int:
 def _become(connection: socket.socket, request: Mapping[str, Any], files: list[int], keeper: int, born: Mapping[str, str]) -> int:
     """Becomes the process of the node."""
     os.setsid()
-    worker.die_with_parent(keeper)
+    zygote.die_with_parent(keeper)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     with Path(os.devnull).open() as nothing:
@@ -160,7 +157,3 @@ def _become(connection: socket.socket, request: Mapping[str, Any], files: list[i
     os.environ.update(env)
     zygote.reseed()
     return worker.main()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Runs a heavy node as a process of its own, started with Dagster Pipes, of which nothing is left when it ends.
 
-It is forked by the service `dagster-nodes`, which has everything imported; where there is none (`dagster dev`, or it is just
+It is forked by the service `dagster-workers`, which has everything imported; where there is none (`dagster dev`, or it is just
 being restarted), a new Python is started, which takes seconds longer and is the same otherwise.
 
 The stock Pipes client leaves a child that ignores SIGTERM alive, and its grandchildren: this one puts the child in a

@@ -1,7 +1,6 @@
-"""Starts run workers in milliseconds: `python -m dagster_project.run_workers`, the service `dagster-runs`.
+"""Starts run workers in milliseconds, by a zygote that has imported Dagster and the definitions.
 
-A run worker that is started from nothing takes two to three seconds to import Dagster and the definitions, most of a
-short job's time.
+A run worker that is started from nothing takes two to three seconds for that, most of a short job's time.
 """
 
 from __future__ import annotations
@@ -9,11 +8,28 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import NoReturn
 
 from dagster_project import zygote
-from llm_platform.settings import Settings
 
 SOCKET = "run-workers.sock"
+PRELOADED = (
+    "dagster._cli.api",
+    "dagster._core.storage.local_compute_log_manager",
+    "dagster._core.storage.sqlite_storage",
+    "dagster_project.definitions",
+    "llm_platform.data.preprocess",
+    "llm_platform.data.validate",
+    "llm_platform.training.charts",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "polars",
+    "pyarrow.parquet",
+    "rensa",
+    "scipy.sparse.csgraph",
+    "upath",
+)
+"""What run workers import at some time, some of it only where it is used."""
 
 
 def start_run_worker(home: Path, execute_run_args: str) -> int:
@@ -29,22 +45,11 @@ def start_run_worker(home: Path, execute_run_args: str) -> int:
     return int(answer)
 
 
-def main() -> None:
-    home = Settings().root
-    import dagster._cli.api
-    import polars
-    import pyarrow.parquet
-
-    import dagster_project.definitions
-    import llm_platform.data.preprocess
-    import llm_platform.data.validate
-
-    assert dagster._cli.api and dagster_project.definitions and polars and pyarrow.parquet
-    assert llm_platform.data.preprocess and llm_platform.data.validate
-    zygote.serve(home, SOCKET, run)
+def serve(home: Path) -> NoReturn:
+    zygote.serve(home, SOCKET, _run)
 
 
-def run(connection: socket.socket) -> int:
+def _run(connection: socket.socket) -> int:
     """Becomes the run worker that is asked for."""
     os.setsid()
     with connection:
@@ -55,7 +60,3 @@ def run(connection: socket.socket) -> int:
 
     execute_run_command.main([args], standalone_mode=False)
     return 0
-
-
-if __name__ == "__main__":
-    main()

@@ -11,18 +11,20 @@ import signal
 import sys
 from types import FrameType
 
+from dagster_project.zygote import die_with_parent, leave
+
 COMMAND = [sys.executable, "-m", "dagster_project.worker"]
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads spin while they wait, by default: two trainings on one machine then take five times as long (measured)."""
 PARENT = "LLM_PLATFORM_PARENT"
 NAME = b"llm-node"
 """What `ps` and `top` show as the name of such a process."""
-PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 
 
 def main() -> int:
     die_with_parent(int(os.environ.get(PARENT, os.getppid())))
+    _show_name()
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, _cancel)
 
@@ -66,17 +68,10 @@ def _cancel(_signal: int, _frame: FrameType | None) -> None:
     raise Cancelled
 
 
-def die_with_parent(parent: int) -> None:
-    """Asks Linux to kill this process when its parent dies, however it dies, and names it."""
+def _show_name() -> None:
     if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.prctl(PR_SET_NAME, NAME)
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)  # it died before we asked
+        ctypes.CDLL(None).prctl(PR_SET_NAME, NAME)
 
 
 if __name__ == "__main__":
-    from dagster_project.zygote import leave
-
     leave(main)

@@ -1,12 +1,13 @@
 """A process that has imported what others need, and forks one of them per request: in milliseconds, not seconds.
 
-`run_workers.py` and `node_workers.py` are the two. Each stays single-threaded and holds no connection, file or lock, since
-a child would share it: then forking is safe. Anyone who may open the socket in the home folder may start processes, which
-is why only its owner may.
+`run_workers.py` and `node_workers.py` are the two, run by `zygotes.py`. Each stays single-threaded and holds no connection,
+file or lock, since a child would share it: then forking is safe. Anyone who may open its socket in the home folder may
+start processes, which is why only its owner may.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ANSWER_SECONDS = 30.0
+PR_SET_PDEATHSIG = 1
 
 
 def connect(home: Path, name: str) -> socket.socket:
@@ -54,19 +56,25 @@ def receive(connection: socket.socket, files: int = 0) -> tuple[Any, list[int]]:
     return json.loads(b"".join(parts)), descriptors
 
 
+def freeze() -> None:
+    """Keeps the garbage collector of children off what is there now: it would write to, and so copy, every page they share."""
+    gc.collect()
+    gc.freeze()
+
+
 def serve(home: Path, name: str, child: Callable[[socket.socket], int]) -> NoReturn:
     """Forks for every connection a process that calls `child` with it and ends with the code that it returns."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the system
     with socket.socket(socket.AF_UNIX) as listener:
-        with suppress(FileNotFoundError):
-            (home / name).unlink()
+        temporary = home / f"{name}.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
         with _folder(home) as folder:
             mask = os.umask(0o177)
-            listener.bind(f"{folder}/{name}")
+            listener.bind(f"{folder}/{temporary.name}")
             os.umask(mask)
         listener.listen(16)
-        gc.collect()
-        gc.freeze()  # a collection in a child would write to, and so copy, every page that it shares
+        freeze()
+        temporary.replace(home / name)  # so that whoever sees the name can connect
         while True:
             connection, _ = listener.accept()
             with connection, suppress(OSError):  # no process to be had: the connection ends without an answer
@@ -88,6 +96,14 @@ def leave(work: Callable[..., int], *args: Any) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def die_with_parent(parent: int) -> None:
+    """Asks Linux to kill this process when its parent dies, however it dies. `parent` is the pid that it should have."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)  # it died before we asked
 
 
 def reseed() -> None:

@@ -100,8 +100,13 @@ def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 def make_adapter(base: Path, folder: Path, *, rows: list[dict[str, Any]], steps: int = 60) -> Path:
     """An adapter that learned these rows by heart, at `folder / "out"`."""
+    return make_trained(base, folder, rows=rows, config=TrainingConfig(learning_rate=1e-2), steps=steps)
+
+
+def make_trained(base: Path, folder: Path, *, rows: list[dict[str, Any]], config: TrainingConfig, steps: int = 60) -> Path:
+    """The same by another method, or with other settings."""
     splits = make_splits(folder / "splits", validation=0)
     write_split(splits / "train.parquet", rows)
-    config = TrainingConfig(batch_size=len(rows), learning_rate=1e-2, lora_dropout=0.0, max_steps=steps, checkpoint_every=1000)
-    train(config, base, splits, folder / "out", folder / "work", ListReporter(), base_name="org/base", threads=1)
+    changes: dict[str, Any] = {"batch_size": len(rows), "lora_dropout": 0.0, "max_steps": steps, "checkpoint_every": 1000}
+    train(config.model_copy(update=changes), base, splits, folder / "out", folder / "work", ListReporter(), base_name="org/base", threads=1)
     return folder / "out"

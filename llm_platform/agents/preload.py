@@ -1,4 +1,4 @@
-"""What heavy nodes import, imported ahead of them by a process that is then forked (see `dagster_project.node_workers`)."""
+"""What nodes import, imported ahead of them by a process that is then forked (see `dagster_project.zygotes`)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ WITH_BITSANDBYTES = (
 
 
 def everything() -> None:
-    """Imports it without touching CUDA, starting a process or opening a connection. What is not installed is left out."""
-    _import(*FIRST)
+    """Imports what heavy nodes need, without touching CUDA, starting a process or opening a connection."""
+    modules(*FIRST)
     import torch
 
     # On a GPU bitsandbytes asks for its features when it is imported, which a child could then not use: each imports it itself.
     if not torch.cuda.is_available():
-        _import(*WITH_BITSANDBYTES)
+        modules(*WITH_BITSANDBYTES)
 
 
-def _import(*names: str) -> None:
+def modules(*names: str) -> None:
     for name in names:
         with suppress(ImportError):
             importlib.import_module(name)

@@ -29,7 +29,7 @@ def languages(texts: Sequence[str]) -> dict[str, float]:
 
 @cache
 def _identifier() -> Any:
-    """Takes half a second the first time."""
+    """Takes half a second and 75 MB the first time, so not before it is needed."""
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

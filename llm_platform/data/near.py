@@ -56,6 +56,7 @@ def sketch(texts: pl.Series, bands: Bands) -> tuple[NDArray[np.uint8], NDArray[n
 def shingles(texts: pl.Series, size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Hashes of the runs of `size` words of each text, and where each text's start, [N + 1]. A text of fewer words is one run."""
     words = texts.str.split(" ")
+    # Polars' hash with a seed is the same in all processes of one version; sketches are compared within one run only.
     counts = words.list.len().to_numpy().astype(np.int64)
     flat = words.explode(empty_as_null=True).hash(SEED).to_numpy()
     padded = np.concatenate([flat, np.zeros(size - 1, dtype=np.uint64)])

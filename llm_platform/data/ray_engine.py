@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,16 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy
-from ray.exceptions import RayError
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayError, RayTaskError
 
 from llm_platform.errors import InvalidConfig, ServiceUnavailable
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-RETRIES = 3
-"""How often a worker that was killed is started again, and an item whose worker was killed is tried again."""
+PATIENCE = 5
+"""Seconds in which the cluster's port must answer; Ray itself would wait for many minutes."""
 ONE_THREAD = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 """There is one worker per CPU, so a worker's libraries use one thread each."""
 
@@ -47,8 +49,8 @@ class RayEngine:
         """Results that wait to be taken are in Ray's object store, and workers pause when their share of it is full.
 
         An error of an item is raised in its turn, as it was raised there. Closing the iterator stops the workers. Raises
-        InvalidConfig if a worker does not see a file that it is to read, ServiceUnavailable if the cluster cannot be reached or
-        loses workers again and again.
+        InvalidConfig if the address is none or a worker does not see a file that it is to read, ServiceUnavailable if the cluster
+        cannot be reached, or gets nowhere for half an hour.
         """
         if not items:
             return
@@ -65,8 +67,6 @@ class RayEngine:
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(min_size=1, max_size=size, initial_size=size),
                 num_cpus=1,
-                max_restarts=RETRIES,
-                max_task_retries=RETRIES,
                 runtime_env={"env_vars": ONE_THREAD},
             )
             with closing(iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow"))) as batches:
@@ -112,7 +112,6 @@ def _check_files(holder: object) -> None:
 
 @contextmanager
 def _connection(address: str | None) -> Iterator[None]:
-    """Raises ServiceUnavailable if there is no cluster at the address."""
     if ray.is_initialized():
         yield
         return
@@ -122,12 +121,13 @@ def _connection(address: str | None) -> Iterator[None]:
     on_stop = signal.getsignal(signal.SIGTERM)
     try:
         if address:
+            _check_answers(address)
             ray.init(address=address, log_to_driver=False, logging_level="warning")
         else:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
-    except (OSError, RuntimeError, ValueError, RayError) as error:
-        raise ServiceUnavailable("The Ray cluster cannot be reached; LLM_PLATFORM_RAY_ADDRESS says where it is") from error
+    except (OSError, RuntimeError, RayError) as error:
+        raise ServiceUnavailable("The Ray cluster cannot be used; LLM_PLATFORM_RAY_ADDRESS says where it is") from error
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, on_stop)  # Ray's own would skip what the caller does when it is told to stop
@@ -137,9 +137,20 @@ def _connection(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_answers(address: str) -> None:
+    """Raises OSError if nothing listens at the address, InvalidConfig if it is none."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise InvalidConfig("LLM_PLATFORM_RAY_ADDRESS must be HOST:PORT, such as 10.0.0.1:6379", address=address)
+    with socket.create_connection((host.strip("[]"), int(port)), PATIENCE):
+        pass
+
+
 @contextmanager
 def _lost_work_is_unavailable() -> Iterator[None]:
     try:
         yield
-    except RayError as error:
+    except RayTaskError:  # a fault in our code, with the worker's traceback
+        raise
+    except (RayError, ExecutionTimeoutError) as error:
         raise ServiceUnavailable(f"The Ray cluster lost the work ({type(error).__name__})") from error

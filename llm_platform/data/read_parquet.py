@@ -23,7 +23,7 @@ from llm_platform.data.canonical import (
 )
 
 MAX_GROWTH = 200
-FREE_BYTES = 64 * 2**20
+FREE_BYTES = 2**28
 """A file may grow to FREE_BYTES plus MAX_GROWTH times its size; text compressed with zstd grows 3 to 10 times."""
 
 BATCH_BYTES = 8 * 2**20

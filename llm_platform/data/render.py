@@ -32,11 +32,15 @@ if TYPE_CHECKING:
     from llm_platform.data.tokenize import PromptTokenizer
 
 _FOLDER = Path(__file__).parent / "templates"
+_CUSTOM, _OWN = "template_source", "The base model's chat template"
 _PROMPT_NAMES = {"instruction", "input", "system"}
 _TOKEN_NAMES = {"bos_token", "eos_token", "pad_token", "unk_token"}
 _ALWAYS = {*_TOKEN_NAMES, "raise_exception", "strftime_now", "range", "dict", "lipsum", "cycler", "joiner", "namespace"}
 _CHARACTERS = 1_000_000
 """What one rendering may write beyond its contents."""
+
+_MARKS = re.compile(f"[{RESERVED[1]}-\ufddd]")
+_MARKED = {"error": "it writes noncharacters (U+FDD0 to U+FDDD), which stand for other things here"}
 
 _PAD, _OPEN, _CLOSE = "\u2003", "\ufdda", "\ufddb"
 _PLACE = re.compile(f"({_PAD}?){_OPEN}([0-9]+){_CLOSE}({_PAD}?)")
@@ -75,8 +79,8 @@ class Template:
         if config.template == "tokenizer":
             source = None if tokenizer is None else tokenizer.chat_template
             if source is None:
-                raise _invalid("The base model's tokenizer has no chat template of its own; name one of the built-in templates", "template")
-            _inspect(source, "The base model's chat template", "template")
+                raise _invalid("The base model's tokenizer has no chat template of its own; name one of the built-in templates", _OWN)
+            _inspect(source, _OWN)
             return cls(config.template, source, True, specials, tokens)
         if config.template == "custom":
             source = config.template_source or ""
@@ -109,11 +113,11 @@ class Template:
             if shape not in self._shapes:
                 self._shapes[shape] = self._render_shape(shape, frame["row"].gather(places))
             made = self._shapes[shape]
-            hidden = contents.with_columns(
-                column.map_elements(escape, pl.String) for column in contents if column.str.contains(RESERVED).any()
-            )
-            columns = [hidden.select(_concat(made.marked).alias("marked")), contents.select(_concat(made.prompt).alias("prompt"))]
-            parts.append(pl.concat([pl.DataFrame({"place": places}), *columns], how="horizontal"))
+            marred = [column for column in contents if column.str.contains(RESERVED).any()]
+            hidden = contents.with_columns(column.map_elements(escape, pl.String) for column in marred)
+            marked = hidden.with_columns(marked=_concat(made.marked))["marked"]
+            prompt = contents.with_columns(prompt=_concat(made.prompt))["prompt"]
+            parts.append(pl.DataFrame([places, marked, prompt]))
         empty = pl.DataFrame(schema={"place": pl.UInt32, "marked": pl.String, "prompt": pl.String})
         whole = pl.concat([empty, *parts]) if len(parts) != 1 else parts[0]
         return (whole if len(parts) == 1 else whole.sort("place")).drop("place")
@@ -128,12 +132,9 @@ class Template:
                 slots += given
             messages.append(message)
         try:
-            texts = sandbox.turns(_compiled(self.source), messages, self.tokens)
+            segments = [_parts(text) for text in sandbox.segments(_compiled(self.source), messages, self.tokens)]
         except TemplateError as error:
             raise self._unrenderable([(row, str(error)) for row in rows.head(10).to_list()], len(rows)) from error
-        segments = [
-            _parts(text) for text in split_answers(texts, [m["content"] for m in messages if m["role"] == "assistant"], self.tokens)
-        ]
         prompt = [part for segment in segments[:-1] for part in segment]
         bos = self.tokens["bos_token"]
         if bos and prompt and isinstance(prompt[0], str):
@@ -145,19 +146,14 @@ class Template:
     def _row_by_row(self, frame: pl.DataFrame) -> pl.DataFrame:
         rows, talks = frame["row"].to_list(), conversations(frame)
         jobs = [self._job(messages, row) for row, messages in zip(rows, talks, strict=True)]
-        found = run_sandboxed(self.source, jobs, chat=self.chat, variables=self.tokens)
+        found = run_sandboxed(self.source, jobs, chat=self.chat, variables=self.tokens, what=_CUSTOM if self.name == "custom" else _OWN)
         wrong = [(row, done["error"]) for row, done in zip(rows, found, strict=True) if "error" in done]
         if wrong:
             raise self._unrenderable(wrong[:10], len(wrong))
         marked: list[str] = []
         prompts: list[str] = []
-        for row, done, messages in zip(rows, found, talks, strict=True):
-            answers = [self._hidden(turn["content"]) for turn in messages if turn["role"] == "assistant"]
-            try:
-                check_marks(done["texts"])
-                segments = split_answers(done["texts"], answers, self.tokens) if self.chat else [*done["texts"], *answers]
-            except ValueError as error:
-                raise self._unrenderable([(row, str(error))], 1) from error
+        for done, messages in zip(found, talks, strict=True):
+            segments = done["texts"] if self.chat else [*done["texts"], self._hidden(messages[-1]["content"])]
             marked.append("".join(map(str, lay_out([[segment] for segment in segments], self.specials))))
             prompt = "".join(segments[:-1]).removeprefix(self.tokens.get("bos_token", ""))
             prompts.append(unescape(prompt.replace(BREAK, "")))
@@ -204,59 +200,55 @@ def check_template(config: PreprocessingConfig) -> None:
 
 def _check_custom(source: str) -> bool:
     """Whether it is a chat template."""
-    read = _inspect(source, "template_source", "template_source")
+    read = _inspect(source, _CUSTOM)
     chat = "messages" in read
     unknown = sorted(read - _PROMPT_NAMES - _ALWAYS)
     if not chat and (unknown or not read & _PROMPT_NAMES):
         problem = f"it reads {', '.join(unknown)}, which it is not given" if unknown else "it uses no part of a row"
-        raise _invalid(f"template_source: {problem}; use messages, or instruction, input and system", "template_source")
+        raise _invalid(f"template_source: {problem}; use messages, or instruction, input and system", _CUSTOM)
     names = {"bos_token": "", "eos_token": ""}
     sample = [{"role": "user", "content": "sample question"}, {"role": "assistant", "content": "sample answer"}]
     job: Any = sample if chat else {"instruction": "sample question", "input": "", "system": ""}
-    [done] = run_sandboxed(source, [job], chat=chat, variables=names)
+    [done] = run_sandboxed(source, [job], chat=chat, variables=names, what=_CUSTOM)
     if "error" in done:
-        raise _invalid(f"template_source cannot be rendered: {done['error']}", "template_source")
-    try:
-        if chat:
-            split_answers(done["texts"], ["sample answer"], names)
-        check_marks(done["texts"])
-    except ValueError as error:
-        raise _invalid(f"template_source: {error}", "template_source") from error
+        raise _invalid(f"template_source cannot be used: {done['error']}", _CUSTOM)
     return chat
 
 
-def run_sandboxed(source: str, jobs: Sequence[Any], *, chat: bool, variables: dict[str, str], seconds: float = 5.0) -> list[dict[str, Any]]:
+def run_sandboxed(source: str, jobs: Sequence[Any], *, chat: bool, variables: dict[str, str], what: str) -> list[dict[str, Any]]:
     """Per job its `texts` or its `error`, from a process of its own. Raises InvalidConfig if the source as a whole is refused, or needs
-    more than `seconds` of processor time and some milliseconds per job and turn."""
+    more than 5 s of processor time and some milliseconds per turn."""
     given = json.dumps(jobs)
-    request = {"source": source, "variables": variables, "chat": chat, "characters": _CHARACTERS + 4 * len(given)}
-    budget = seconds + 0.005 * sum(map(len, jobs)) + len(given) / 1e6
-    return _ask(f'{json.dumps({**request, "seconds": budget})[:-1]}, "jobs": {given}}}', "The template", "template", budget)["results"]
+    seconds = 5 + 0.005 * sum(map(len, jobs)) + len(given) / 1e6
+    request = {"source": source, "variables": variables, "chat": chat, "characters": _CHARACTERS + 4 * len(given), "seconds": seconds}
+    found = _ask(f'{json.dumps(request)[:-1]}, "jobs": {given}}}', what, seconds)["results"]
+    return [_MARKED if any(_MARKS.search(text) for text in done.get("texts", ())) else done for done in found]
 
 
-def _inspect(source: str, what: str, field: str) -> set[str]:
+def _inspect(source: str, what: str) -> set[str]:
     """The variables that a template reads. Raises InvalidConfig if it cannot be compiled."""
-    request = {"source": source, "variables": {}, "chat": True, "characters": 0, "seconds": 2, "jobs": []}
-    return set(_ask(json.dumps(request), what, field, 2.0)["variables"])
+    request = {"source": source, "variables": {}, "chat": True, "characters": 0, "seconds": 2.0, "jobs": []}
+    return set(_ask(json.dumps(request), what, 2.0)["variables"])
 
 
-def _ask(request: str, what: str, field: str, seconds: float) -> dict[str, Any]:
+def _ask(request: str, what: str, seconds: float) -> dict[str, Any]:
     """Without environment variables and site paths of this process, so that there is nothing to be found there."""
     command = [sys.executable, "-I", sandbox.__file__]
     try:
         done = subprocess.run(command, input=request.encode(), capture_output=True, env={}, timeout=10 * math.ceil(seconds) + 60)
     except subprocess.TimeoutExpired as error:
-        raise _invalid(f"{what} takes too long", field) from error
+        raise _invalid(f"{what} takes too long", what) from error
     if done.returncode != 0:
         reason = "takes too long" if done.returncode < 0 else "cannot be rendered: it needs too much memory"
-        raise _invalid(f"{what} {reason}", field)
+        raise _invalid(f"{what} {reason}", what)
     answer = json.loads(done.stdout)
     if "error" in answer:
-        raise _invalid(f"{what} is no template that can be used: {answer['error']}", field)
+        raise _invalid(f"{what} is no template that can be used: {answer['error']}", what)
     return answer
 
 
-def _invalid(message: str, field: str) -> InvalidConfig:
+def _invalid(message: str, what: str) -> InvalidConfig:
+    field = _CUSTOM if what == _CUSTOM else "template"
     return InvalidConfig(message, errors=[{"field": field, "message": message}])
 
 
@@ -268,38 +260,6 @@ def _built_in(name: str) -> str:
 @cache
 def _compiled(source: str) -> JinjaTemplate:
     return sandbox.environment().from_string(source)
-
-
-def split_answers(texts: Sequence[str], answers: Sequence[str], tokens: dict[str, str]) -> list[str]:
-    """What comes before each answer, and the answer with what ends its turn, in turn. `texts` are as `sandbox.turns` gives them.
-
-    Raises ValueError if a rendering does not begin with the one before it.
-    """
-    whole = texts[-1]
-    segments: list[str] = []
-    done = 0
-    for number, answer in enumerate(answers):
-        before, after = texts[2 * number], texts[2 * number + 1]
-        if not whole.startswith(after):
-            after = after.removesuffix(tokens.get("eos_token", ""))  # some templates end every rendering with it
-        if not (whole.startswith(before) and whole.startswith(after) and done <= len(before) <= len(after)):
-            raise ValueError(
-                "what it writes before an answer, with add_generation_prompt, is not how the conversation with that answer begins"
-            )
-        written = after[len(before) :]
-        answer = answer if answer in written else answer.strip()
-        if answer not in written:
-            raise ValueError("what it writes for an answer does not contain the answer")
-        kept = written.rfind(answer) + len(answer)
-        end = len(before) + kept + len(written[kept:].rstrip())
-        segments += [whole[done : len(before)], whole[len(before) : end]]
-        done = end
-    return segments
-
-
-def check_marks(texts: Sequence[str]) -> None:
-    if any(re.search(f"[{RESERVED[1]}-\ufddd]", text) for text in texts):
-        raise ValueError("it writes noncharacters (U+FDD0 to U+FDDD)")
 
 
 def _parts(text: str) -> list[Part]:

@@ -6,7 +6,7 @@ stop the caller nor fill its memory. Built-in templates are rendered by the same
 
 Request: `source`, `variables` (for every rendering), `chat` (true: over `messages`), `jobs` (each a conversation, or the variables
 of one prompt), `seconds` (processor time for all), `characters` (most that one rendering may write). Answer: `error`, or
-`variables` (those that the template reads) and `results`, per job `texts` or `error`.
+`variables` (those that the template reads) and `results`, per job `texts` (the segments of a conversation, or one prompt) or `error`.
 """
 
 from __future__ import annotations
@@ -96,16 +96,42 @@ def environment(chat: bool = True) -> ImmutableSandboxedEnvironment:
     return found
 
 
-def turns(
+def segments(
     template: Template, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], characters: int | None = None
 ) -> list[str]:
-    """For each answer of a conversation, in order: the text before it, and the text up to its end."""
-    texts: list[str] = []
+    """What comes before each answer of a conversation, and the answer with what ends its turn, in turn.
+
+    Each answer is rendered up to it, as a model is asked for it, and with it. White space behind what ends a turn belongs to the
+    next one, and is left off at the end. Raises ValueError if a rendering does not begin with the one before it.
+    """
+    found: list[str] = []
+    done = ""
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            for end, prompt in ((index, True), (index + 1, False)):
-                texts.append(_write(template, {**variables, "messages": messages[:end], "add_generation_prompt": prompt}, characters))
-    return texts
+            before, after = (
+                _write(template, {**variables, "messages": messages[:end], "add_generation_prompt": prompt}, characters)
+                for end, prompt in ((index, True), (index + 1, False))
+            )
+            if not before.startswith(done) and done.endswith(eos := variables.get("eos_token") or "\0"):
+                found[-1], done = found[-1].removesuffix(eos), done.removesuffix(eos)  # some templates end every rendering with it
+                found[-1], done = found[-1].rstrip(), done.rstrip()
+            if not (before.startswith(done) and after.startswith(before)):
+                raise ValueError(
+                    "what it writes before an answer, with add_generation_prompt, is not how the conversation with that answer begins"
+                )
+            answer = _answer_in(after[len(before) :], message["content"])
+            found += [before[len(done) :], answer]
+            done = before + answer
+    return found
+
+
+def _answer_in(written: str, content: str) -> str:
+    """What is written for an answer, without white space behind what ends its turn."""
+    content = content if content in written else content.strip()
+    if content not in written:
+        raise ValueError("what it writes for an answer does not contain the answer")
+    kept = written.rfind(content) + len(content)
+    return written[:kept] + written[kept:].rstrip()
 
 
 def _write(template: Template, variables: Mapping[str, Any], characters: int | None) -> str:
@@ -146,7 +172,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
 def _job(template: Template, job: Any, request: dict[str, Any]) -> dict[str, Any]:
     try:
         if request["chat"]:
-            return {"texts": turns(template, job, request["variables"], request["characters"])}
+            return {"texts": segments(template, job, request["variables"], request["characters"])}
         return {"texts": [_write(template, {**request["variables"], **job}, request["characters"])]}
     except Exception as error:
         return {"error": _told(error)}

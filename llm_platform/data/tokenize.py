@@ -123,8 +123,8 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _at(tokenizer: dict[str, Any], place: Place) -> dict[str, Any]:
-    """A tokenizer's JSON for texts at this place, where fewer steps put a space before the start of a text."""
-    return tokenizer | {name: _step_at(tokenizer.get(name), place) for name in ("normalizer", "pre_tokenizer")}
+    """A tokenizer's JSON for texts at this place, where fewer steps put a space before the start of a text. Nothing comes after it."""
+    return tokenizer | {"post_processor": None} | {name: _step_at(tokenizer.get(name), place) for name in ("normalizer", "pre_tokenizer")}
 
 
 def _step_at(step: dict[str, Any] | None, place: Place) -> dict[str, Any] | None:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,11 +27,14 @@ from llm_platform.data.marks import AFTER, ANSWER, ANSWER_END, END, FIRST, MORE,
 MOST_WORDS = 500_000
 LONGEST_WORD = 64
 """Longer words are seldom seen again, and are not kept."""
+TOGETHER = 32
+"""New words that are tokenised as one text."""
 CHECKED = 4
 """Rows of a call that are tokenised both ways."""
 
 _LOG = logging.getLogger(__name__)
 _VARIANTS = {FIRST: 0, WHOLE[FIRST]: 0, AFTER: 1, WHOLE[AFTER]: 1, MORE: 2, WHOLE[MORE]: 2}
+_ENDS = (END, "\n")
 _ANSWER_WORDS = (ANSWER, ANSWER_END)
 
 Cuts = tuple[bool, bool]
@@ -106,33 +111,59 @@ class Words:
 
     def _look_up(self, words: Sequence[str]) -> list[bytes]:
         """The ids of each word, four bytes each."""
-        found = [self._seen.get(word) for word in words]
+        found: list[Any] = list(map(self._seen.get, words))
         new = [number for number, ids in enumerate(found) if ids is None]
         if len(self._seen) + len(new) > MOST_WORDS:
             self._seen = {}
-        made = self._tokenise([words[number] for number in new])
-        for number, ids in zip(new, made, strict=True):
+        for number, ids in zip(new, self._tokenise([words[number] for number in new]), strict=True):
             found[number] = ids
             if len(words[number]) <= LONGEST_WORD:
                 self._seen[words[number]] = ids
-        return [ids or b"" for ids in found]
+        return found
 
     def _tokenise(self, words: Sequence[str]) -> list[bytes]:
         made = [b""] * len(words)
         by_variant: tuple[list[int], ...] = ([], [], [])
+        plain: list[int] = []
         for number, word in enumerate(words):
-            if word.startswith(SPECIAL):
-                made[number] = np.int32(int(word[1:])).tobytes()
+            if word[0] == " " and word[-1] not in _ENDS:
+                plain.append(number)
+            elif word[0] == SPECIAL:
+                made[number] = _bytes([int(word[1:])])
             elif word not in _ANSWER_WORDS:
                 by_variant[_VARIANTS.get(word[0], 2)].append(number)
-        reserved = {token.id for token in self.specials.tokens.values()}
         for tokenizer, numbers in zip(self.tokenizers, by_variant, strict=True):
-            texts = [_text(words[number]) for number in numbers]
-            encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for number, text, encoding in zip(numbers, texts, encodings, strict=True):
-                ids = encoding.ids if reserved.isdisjoint(encoding.ids) else self._in_parts(text, tokenizer)
-                made[number] = np.array(ids, dtype=np.int32).tobytes()
+            for number, ids in zip(numbers, self._alone([_text(words[number]) for number in numbers], tokenizer), strict=True):
+                made[number] = ids
+        for number, ids in zip(plain, self._together([_text(words[number]) for number in plain]), strict=True):
+            made[number] = ids
         return made
+
+    def _alone(self, texts: list[str], tokenizer: Tokenizer) -> list[bytes]:
+        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [
+            _bytes(encoding.ids if self._reserved.isdisjoint(encoding.ids) else self._in_parts(text, tokenizer))
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+
+    def _together(self, texts: list[str]) -> list[bytes]:
+        """For texts of which each begins with a space and ends otherwise: several are one text, which takes half the time."""
+        groups = [texts[start : start + TOGETHER] for start in range(0, len(texts), TOGETHER)]
+        made: list[bytes] = []
+        encodings = self.tokenizers[2].encode_batch(["".join(group) for group in groups], add_special_tokens=False)
+        for group, encoding in zip(groups, encodings, strict=True):
+            if not self._reserved.isdisjoint(encoding.ids):
+                made += self._alone(group, self.tokenizers[2])
+                continue
+            ids = _bytes(encoding.ids)
+            starts = np.array([start for start, _ in encoding.offsets], dtype=np.int64)
+            ends = 4 * np.searchsorted(starts, np.cumsum(list(map(len, group))))
+            made += [ids[start:end] for start, end in itertools.pairwise([0, *ends.tolist()])]
+        return made
+
+    @cached_property
+    def _reserved(self) -> set[int]:
+        return {token.id for token in self.specials.tokens.values()}
 
     def _in_parts(self, text: str, tokenizer: Tokenizer) -> list[int]:
         """For Unigram, whose vocabulary has the special tokens, so that it makes them of a text unless their texts are divided."""
@@ -140,6 +171,10 @@ class Words:
         parts = [text[start:end] for start, end in itertools.pairwise([0, *found, len(text)])]
         encoders = [tokenizer, *[self.tokenizers[2]] * len(found)]
         return [id for one, part in zip(encoders, parts, strict=True) for id in one.encode(part, add_special_tokens=False).ids]
+
+
+def _bytes(ids: list[int]) -> bytes:
+    return array("i", ids).tobytes()
 
 
 def _text(word: str) -> str:

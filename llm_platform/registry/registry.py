@@ -2,7 +2,7 @@
 
 A trained node is one MLflow run of the experiment `llm-platform` and one version of a registered model. A model exists from when
 its version does. Everything about it hangs on the run: parameters and the config (tags), curves (`train/...`) and final figures,
-dataset inputs, exports (tags), the adapter (artifacts).
+dataset inputs, exports (tags), the adapter or the whole model (artifacts).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llm_platform.errors import InvalidConfig, NotFound, ServiceUnavailable
 from llm_platform.registry.models import DatasetInput, MetricPoint, RegisteredModel
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 EXPERIMENT = "llm-platform"
-ADAPTER = "adapter"
+ADAPTER: Literal["adapter"] = "adapter"
+MODEL: Literal["model"] = "model"
 BATCH = 1000
 """Most metrics of one request."""
 
@@ -109,26 +110,37 @@ class Registry:
             for first in range(0, len(metrics), BATCH):
                 self._client.log_batch(mlflow_run_id, metrics=metrics[first : first + BATCH])
 
-    def register(self, mlflow_run_id: str, adapter: Path, model_name: str) -> str:
-        """Keeps the adapter's files with the run, makes it a version of the registered model, ends the run; returns the version.
+    def register(self, mlflow_run_id: str, folder: Path, model_name: str, kind: Literal["adapter", "model"] = ADAPTER) -> str:
+        """Keeps the weights with the run, makes them a version of the registered model, ends the run; returns the version.
 
-        What is registered already stays as it is.
+        An adapter's files are kept as they are, a whole model in MLflow's transformers flavor. What is registered already stays as
+        it is.
         """
         with _failures():
             run = self._client.get_run(mlflow_run_id)
             version = self._version_of(mlflow_run_id)
             if version is None:
-                self._repository(run).log_artifacts(str(adapter), ADAPTER)
+                self._log_weights(run, folder, kind)
                 self._make_registered_model(model_name)
                 version = self._client.create_model_version(
                     model_name,
-                    f"runs:/{mlflow_run_id}/{ADAPTER}",
+                    f"runs:/{mlflow_run_id}/{kind}",
                     run_id=mlflow_run_id,
                     await_creation_for=0,
                     tags={key: value for key, value in run.data.tags.items() if key == f"{_PREFIX}model_id"},
                 )
             self._end(run, "FINISHED")
         return str(version.version)
+
+    def _log_weights(self, run: Run, folder: Path, kind: str) -> None:
+        if kind == ADAPTER:
+            self._repository(run).log_artifacts(str(folder), ADAPTER)
+            return
+        from llm_platform.registry.flavor import save_flavor
+
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:  # beside the model: there is room for it on that disk
+            save_flavor(folder, Path(work, MODEL))
+            self._repository(run).log_artifacts(str(Path(work, MODEL)), MODEL)
 
     def fail(self, mlflow_run_id: str) -> None:
         """Ends a run as FAILED, unless it has ended."""

@@ -219,6 +219,16 @@ class TrainingConfig(Spec):
     resume: bool = Field(default=True, description="Go on from the last checkpoint of the same config and data, if there is one.")
     seed: int = Field(default=42, ge=0, lt=2**32)
 
+    @property
+    def fields_on_validation(self) -> list[str]:
+        """The fields given here that mean nothing without validation rows."""
+        given = {
+            "evaluate_every": self.evaluate_every is not None,
+            "early_stopping_patience": self.early_stopping_patience is not None,
+            "keep": self.keep == "best",
+        }
+        return [name for name, wanted in given.items() if wanted]
+
     @field_validator("target_modules")
     @classmethod
     def _not_empty(cls, value: list[str] | str) -> list[str] | str:

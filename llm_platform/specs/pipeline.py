@@ -9,7 +9,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from llm_platform.errors import InvalidConfig, InvalidInput
-from llm_platform.specs.agents import CONFIGS, STAGES, AgentClass, AgentConfig, DatasetConfig, PreprocessingConfig
+from llm_platform.specs.agents import (
+    CONFIGS,
+    STAGES,
+    AgentClass,
+    AgentConfig,
+    DatasetConfig,
+    ExportConfig,
+    PreprocessingConfig,
+    TrainingConfig,
+)
 from llm_platform.specs.base import NAME, Spec, problems
 
 MAX_NODES = 100
@@ -211,7 +220,7 @@ def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
                 need = f"exactly {rule.least}" if rule.least == rule.most else f"at least {rule.least}"
                 sources = " or ".join(sorted(rule.sources))
                 wrong(node.agent_name, f"Node '{node.agent_name}' ({node.agent_class}) needs {need} edge from {sources}; it has {count}")
-    return errors or _split_errors(config, classes)
+    return errors or [*_split_errors(config, classes), *_training_errors(config, classes)]
 
 
 def _split_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> list[dict[str, Any]]:
@@ -229,6 +238,27 @@ def _split_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> lis
             if not errors and set(inputs) <= {*split.validation_inputs, *split.test_inputs}:
                 message = f"All inputs of '{node.agent_name}' are validation or test splits; none is left to train on"
                 errors.append({"field": "split", "agent": node.agent_name, "message": message})
+    return errors
+
+
+def _training_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> list[dict[str, Any]]:
+    """What a node wants of the training or the split before it that they do not give."""
+    nodes = {node.agent_name: node for node in config.nodes}
+    errors: list[dict[str, Any]] = []
+    for edge in config.edges:
+        source, target = nodes[edge.from_agent], nodes[edge.to_agent]
+        kinds = classes[edge.from_agent], classes[edge.to_agent]
+        if kinds == (AgentClass.TRAINING, AgentClass.EXPORT):
+            full = TrainingConfig.model_validate(source.config).method == "full"
+            if full and "adapter" in ExportConfig.model_validate(target.config).formats:
+                message = f"'{edge.from_agent}' trains all weights (method 'full'), so there is no adapter; set formats to ['merged']"
+                errors.append({"field": "formats", "agent": edge.to_agent, "message": message})
+        elif kinds == (AgentClass.PREPROCESSING, AgentClass.TRAINING):
+            split = PreprocessingConfig.model_validate(source.config).split
+            if split.validation == 0 and not split.validation_inputs:
+                message = f"needs validation rows, and the split of '{edge.from_agent}' leaves none; give it a share, or leave this out"
+                fields = TrainingConfig.model_validate(target.config).fields_on_validation
+                errors += [{"field": field, "agent": edge.to_agent, "message": f"{field} {message}"} for field in fields]
     return errors
 
 

@@ -6,8 +6,7 @@
 | dagster-code      | one code server, shared by the other Dagster processes    | loopback, a free port            |
 | mlflow            | one MLflow worker over SQLite; artifacts pass through it  | loopback, a free port            |
 | dagster-webserver | the Dagster UI                                            | loopback, a free port            |
-| dagster-runs      | forks run workers, with everything imported               | a socket in the home folder      |
-| dagster-nodes     | forks the processes of heavy nodes, likewise              | a socket in the home folder      |
+| dagster-workers   | forks run workers and heavy nodes, with everything imported | two sockets in the home folder |
 | dagster-daemon    | the run queue, sensors, schedules, run monitoring         | nothing                          |
 """
 
@@ -101,19 +100,13 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
         after=("dagster-code",),
         stop_rank=1,
     )
-    runs = Service(
-        "dagster-runs",
-        (python, "-m", "dagster_project.run_workers"),
+    workers = Service(
+        "dagster-workers",
+        (python, "-m", "dagster_project.zygotes"),
         after=("dagster-code",),
         stop_rank=1,
     )
-    nodes = Service(
-        "dagster-nodes",
-        (python, "-m", "dagster_project.node_workers"),
-        after=("dagster-webserver",),  # its imports are half the platform's start, and no job needs them at once
-        stop_rank=1,
-    )
-    services = [api, code, daemon, runs, webserver, nodes]
+    services = [api, code, daemon, workers, webserver]
     if settings.mlflow_url is None:
         services.insert(2, mlflow_service(settings, ports["mlflow"], few_arenas))
     return services

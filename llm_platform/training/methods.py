@@ -30,12 +30,13 @@ def build(
     model: PeftModel | PreTrainedModel
     if config.method == "full":
         model = load(base_model, torch.float32).requires_grad_(True)
+        torch.manual_seed(config.seed)  # of dropout, where the model has some
     elif config.method == "qlora":
         model = adapter.attach(load_4bit(base_model, dtype, device), config, base_name)
     else:
         model = adapter.attach(load(base_model, dtype), config, base_name)
     if config.gradient_checkpointing == "on":
-        adapter.causal_model(model).gradient_checkpointing_enable({"use_reentrant": False})
+        adapter.causal_model(model).activation_checkpointing_enable({"use_reentrant": False})
     if config.method != "qlora":
         torch.nn.Module.to(model, device)
     return model
@@ -50,7 +51,8 @@ def save(model: PeftModel | PreTrainedModel, base_model: Path, eos: int, record:
     if isinstance(model, PeftModel):
         adapter.save_adapter(model, eos, folder)
     else:
-        torch.nn.Module.to(model, stored_dtype(base_model))
+        for parameter in model.parameters():  # not the buffers, of which some must stay in float32
+            parameter.data = parameter.data.to(stored_dtype(base_model))
         model.generation_config = adapter.generation_config(model, eos)
         model.save_pretrained(folder, max_shard_size=SHARD)
     adapter.copy_tokenizer(base_model, folder)

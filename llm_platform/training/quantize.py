@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import torch
@@ -20,8 +19,6 @@ def load_4bit(folder: Path, dtype: torch.dtype, device: torch.device) -> PreTrai
     Embeddings and the output head stay in `dtype`: in float32 they would take more memory than 4 bits save in a small model.
     Raises InvalidConfig if the model cannot be loaded whole.
     """
-    # It warns of a faster kernel from the hub, which is never loaded here.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     from bitsandbytes.nn.modules import Linear4bit
 
     scheme = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype)

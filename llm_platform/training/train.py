@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -103,21 +104,15 @@ def train(
         "dtype": str(dtype).removeprefix("torch."),
         "versions": versions(),
     }
-    eos = int(rows.tokens(0)[-1])
     with whole_folder(out) as partial:
-        methods.save(model, base_model, eos, record, partial)
+        methods.save(model, base_model, _end(rows), record, partial)
     reporter.info(f"Trained {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
     return result
 
 
 def _check_needs_validation(config: TrainingConfig, validation: Rows) -> None:
     """Raises DatasetError if the config decides by a validation loss that there are no rows for."""
-    needed = {
-        "early_stopping_patience": config.early_stopping_patience is not None,
-        "keep": config.keep == "best",
-        "evaluate_every": config.evaluate_every is not None,
-    }
-    fields = [name for name, wanted in needed.items() if wanted]
+    fields = config.fields_on_validation
     if fields and not len(validation):
         message = "needs validation rows, and the validation split is empty; give it a share in the preprocessing node's split"
         raise DatasetError(f"{fields[0]} {message}, or leave it out", errors=[{"field": name, "message": message} for name in fields])
@@ -140,6 +135,11 @@ def _checkpoint_to_resume(checkpoints: Path, digests: dict[str, str], reporter: 
     reporter.warn(f"The checkpoints here are of another {' and '.join(changed)}; training starts anew")
     shutil.rmtree(checkpoints)
     return None
+
+
+def _end(rows: Rows) -> int:
+    """The token that answers were trained to end with: that of most rows, since rows cut at their end have lost theirs."""
+    return int(np.bincount(rows.ids[rows.offsets[1:] - 1]).argmax())
 
 
 def _check(rows: Rows, split: str, model: PreTrainedModel) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,13 @@ def test_a_finished_node_is_recorded_and_not_computed_again(platform: Platform, 
     row = platform.database.node("r", "rows")
     assert row is not None
     assert row["attempts"] == 1
+
+
+def test_a_packed_file_is_read_by_its_address(platform: Platform, tmp_path: Path) -> None:
+    node = dataset_node(platform, tmp_path, file_path="s3://datasets/rows.csv.gz")
+    (tmp_path / "packed").write_bytes(gzip.compress((tmp_path / "rows.csv").read_bytes()))
+    platform.storage.put_file(tmp_path / "packed", "s3://datasets/rows.csv.gz")
+    assert run_node(platform, node, ListReporter()).data["rows"] == 2
 
 
 def test_another_config_is_another_result(platform: Platform, tmp_path: Path) -> None:

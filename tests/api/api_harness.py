@@ -116,6 +116,10 @@ class Api:
         files = [stat.address for bucket in ("datasets", "artifacts") for stat in self._files(bucket)]
         return database.list_submissions(1, 0)[1], database.list_datasets(1, 0)[1], files
 
+    def nothing_left(self) -> bool:
+        """Whether no upload has a file that is half-received."""
+        return not list((self.services.settings.work / "uploads").glob("*"))
+
     def _files(self, bucket: str) -> list[Any]:
         root = self.services.settings.root / "objects" / bucket
         return [stat for entry in sorted(root.glob("*")) for stat in self.services.storage.list_files(f"s3://{bucket}/{entry.name}")]

@@ -49,6 +49,8 @@ def test_datasets(client: Client, csv: Path) -> None:
     uploaded = client.datasets.upload(csv)
     assert (uploaded.filename, uploaded.size_bytes, uploaded.analysis.rows) == ("training_data.csv", len(CSV), 30)
     assert client.datasets.get(uploaded.dataset_id).format == "csv"
+    profile = client.datasets.profile(uploaded.dataset_id)
+    assert profile.analysis == uploaded.analysis and profile.layout.name == "question_answer"
     assert client.datasets.preview(uploaded.dataset_id, limit=2).samples[1] == {"question": "What is 1 plus 1?", "answer": 2}
     assert uploaded.dataset_id in [item.dataset_id for item in client.datasets.list(limit=100)]
     with pytest.raises(DatasetError, match="csv"):

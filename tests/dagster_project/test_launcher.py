@@ -16,7 +16,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import WorkerStatus
 
 from dagster_project.launcher import LocalRunLauncher
-from dagster_project.zygote import SOCKET, start_run_worker
+from dagster_project.run_workers import SOCKET, start_run_worker
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_without_a_zygote_nothing_is_started(tmp_path: Path) -> None:
 def test_the_zygote_forks_for_its_owner_alone(tmp_path: Path) -> None:
     long = tmp_path / ("a" * 60) / ("b" * 60)  # longer than the path of a socket may be
     long.mkdir(parents=True)
-    command = [sys.executable, "-m", "dagster_project.zygote"]
-    with subprocess.Popen(command, env=os.environ | {"LLM_PLATFORM_HOME": str(long)}, stderr=subprocess.PIPE, text=True) as zygote:
+    source = "import sys; from pathlib import Path; from dagster_project import run_workers; run_workers.serve(Path(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", source, str(long)], stderr=subprocess.PIPE, text=True) as zygote:
         try:
             while not (long / SOCKET).exists():
                 assert zygote.poll() is None

@@ -196,6 +196,8 @@ def test_footer_that_claims_gigabytes(refused: Refused) -> None:
 def test_parquet_without_rows_or_with_bytes_or_duplicates(refused: Refused, tmp_path: Path) -> None:
     assert "no rows" in refused(parquet(tmp_path, pa.table({"a": pa.array([], pa.string())})), "a.parquet").message
     assert refused(parquet(tmp_path, pa.table({"a": [b"\xff"]})), "a.parquet").metadata["column"] == "a"
+    nested = pa.table({"image": [{"bytes": b"\xff", "path": "a.png"}]})
+    assert "holds bytes" in refused(parquet(tmp_path, nested), "a.parquet").message
     twice = pa.Table.from_arrays([pa.array(["x"]), pa.array(["y"])], names=["a", "a"])
     assert "more than once" in refused(parquet(tmp_path, twice), "a.parquet").message
 

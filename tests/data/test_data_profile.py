@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from llm_platform.data.profile import histogram_png, preview, profile
-from llm_platform.errors import DatasetError
+from llm_platform.data.profile import Profiler, histogram_png, preview, profile, token_lengths
+from llm_platform.data.read import to_parquet
+from llm_platform.errors import DatasetError, InvalidConfig
 
 Table = Callable[..., Path]
 
@@ -61,6 +62,45 @@ def test_examples_are_cut(table: Table) -> None:
     found = profile(table({"a": ["x" * 10_000]}))
     assert found.longest is not None
     assert len(found.longest["a"]) == 501
+
+
+def test_layout_and_languages(table: Table) -> None:
+    rows = [{"prompt": f"Wie viel ist {number} und eins?", "completion": "Das weiß ich leider nicht mehr."} for number in range(300)]
+    found = profile(table(rows))
+    assert found.layout.model_dump() == {"name": "prompt_completion", "columns": {"instruction": "prompt", "output": "completion"}}
+    assert next(iter(found.languages)) == "de" and sum(found.languages.values()) == pytest.approx(1, abs=0.01)
+    assert found.turns is None
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_the_profile_is_the_same_while_a_table_is_written(tmp_path: Path, size: int) -> None:
+    """Also where the types turn out wider in the middle of the file, and it is read again."""
+    path, out = tmp_path / "upload", tmp_path / "table.parquet"
+    lines = [json.dumps({"n": number, "text": f"{number % 9} " * (number % 30)}) for number in range(size)]
+    path.write_text("\n".join([*lines, '{"n": "x", "text": null}', '{"n": "x", "text": null}']))
+    with Profiler(tmp_path) as profiler:
+        to_parquet(path, "jsonl", out, "a.jsonl", profiler=profiler)
+        found = profiler.profile(out)
+    assert found == profile(out)
+    assert (found.analysis.rows, found.duplicates) == (size + 2, 1)
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["table.parquet", "upload"]
+
+
+def test_lengths_in_tokens(table: Table, tokenizer_folder: Path) -> None:
+    path = table({"text": ["a", "a b c", None, "a b c d e"], "n": [1, 2, 3, 4]})
+    found = token_lengths(path, profile(path), tokenizer_folder, "tiny")
+    assert found is not None and (found.tokenizer, found.rows) == ("tiny", 3)
+    assert found.stats.min_length < found.stats.avg_length < found.stats.max_length
+    assert sum(bin.count for bin in found.histogram) == 3
+    numbers = table({"n": [1, 2]}, "numbers")
+    assert token_lengths(numbers, profile(numbers), tokenizer_folder, "tiny") is None
+
+
+def test_a_folder_without_a_tokenizer(table: Table, tmp_path: Path) -> None:
+    path = table({"text": ["a"]})
+    with pytest.raises(InvalidConfig, match="tokenizer of 'tiny'") as caught:
+        token_lengths(path, profile(path), tmp_path, "tiny")
+    assert str(tmp_path) not in caught.value.message
 
 
 def test_missing_table(tmp_path: Path) -> None:

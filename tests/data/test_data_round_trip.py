@@ -66,7 +66,8 @@ def test_csv(names: list[str], data: st.DataObject, delimiter: str, end: str, en
 
 
 def _written(value: Any, whole: bool) -> str:
-    return value if isinstance(value, str) else json.dumps(value).removesuffix(".0" if whole else "\n")
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.removesuffix(".0") if whole else text
 
 
 VALUES = st.one_of(

@@ -33,6 +33,7 @@ MULTI = [*SYSTEM, ("user", "And\n\nclips?"), ("assistant", "3 clips.\n#### 3"), 
 PADDED = [("system", " Be kind. "), ("user", " had  3 \n"), ("assistant", "so many ")]
 CONVERSATIONS = {"single": SINGLE, "system": SYSTEM, "multi": MULTI, "padded": PADDED}
 Messages = list[tuple[str, str]]
+BOS, EOS = 1, 2
 
 
 def config(template: str, **settings: Any) -> PreprocessingConfig:
@@ -98,13 +99,13 @@ def expected(theirs: PreTrainedTokenizerFast, messages: Messages) -> tuple[list[
             asked = encoded(theirs, before)
             end = len(ids_of(theirs, theirs.apply_chat_template(turns[: index + 1], tokenize=False)))
             if ids[: len(asked)] != asked:
-                bos = [] if asked[0] == theirs.bos_token_id else [theirs.bos_token_id]
+                bos = [] if asked[0] == BOS else [BOS]
                 return [*bos, *asked], [False] * len([*bos, *asked]), True
             mask[len(asked) : end] = [True] * (end - len(asked))
-    if ids[0] != theirs.bos_token_id:
-        ids, mask = [theirs.bos_token_id, *ids], [False, *mask]
-    if ids[-1] != theirs.eos_token_id:
-        ids, mask = [*ids, theirs.eos_token_id], [*mask, True]
+    if ids[0] != BOS:
+        ids, mask = [BOS, *ids], [False, *mask]
+    if ids[-1] != EOS:
+        ids, mask = [*ids, EOS], [*mask, True]
     return ids, mask, False
 
 
@@ -192,8 +193,11 @@ def test_slots_in_chat_templates() -> None:
 
 def test_text_alone_has_no_prompt(any_tokenizer_folder: Path) -> None:
     tokenizer = PromptTokenizer.from_folder(any_tokenizer_folder)
-    [row] = encode_rows(slots((None, "", "", "Ana had 3 apples.")), Template.load(config("plain"), tokenizer), tokenizer, config("plain"))\
-        .table.to_pylist()  # fmt: skip
+    frame = slots(*[(None, "", "", "Ana had 3 apples.")] * 3)
+    row, *more = (
+        encode_rows(frame, Template.load(config("plain"), tokenizer), tokenizer, config("plain")).table.drop_columns("row").to_pylist()
+    )
+    assert more == [row, row]
     alone = Tokenizer.from_file(str(any_tokenizer_folder / "tokenizer.json"))
     ids = alone.encode("Ana had 3 apples.", add_special_tokens=False).ids
     assert row["input_ids"] == [tokenizer.bos_id, *ids, tokenizer.eos_id]
@@ -306,7 +310,11 @@ def test_a_base_model_without_a_chat_template(tokenizer_folder: Path) -> None:
     [
         ("{% for m in messages %}", InvalidConfig, "The base model's chat template is no template that can be used: line 1"),
         ("{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", DatasetError, "row 1: it takes longer than 1 s"),
-        ("{{ messages[0].content }}{{ raise_exception('no system') if messages|length > 2 }}", DatasetError, "row 2: no system"),
+        (
+            "{% for m in messages %}{{ m.content }}{% if m.role == 'system' %}{{ raise_exception('no system') }}{% endif %}{% endfor %}",
+            DatasetError,
+            "row 2: no system",
+        ),
         ("{{ messages[-1].content }}", DatasetError, "row 1: what it writes before an answer"),
     ],
 )

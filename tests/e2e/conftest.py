@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from dagster_project.worker import NAME
 from llm_platform.settings import Settings
 from llm_platform.training.tiny_llama import demo_rows, ensure
 
@@ -127,6 +128,21 @@ def leftovers(home: Path) -> list[str]:
         except psutil.Error:
             continue
     return found
+
+
+def node_processes(running: Running) -> list[psutil.Process]:
+    """The processes of heavy nodes."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() == NAME.decode() and process.environ().get("LLM_PLATFORM_HOME") == str(running.home):
+                found.append(process)
+    return found
+
+
+def is_training(running: Running, run_id: str) -> bool:
+    lines = running.http.get(f"/logs/history/{run_id}", params={"limit": 1000}).json()["logs"]
+    return any(line["level"] == "METRIC" for line in lines)
 
 
 @pytest.fixture(scope="session")

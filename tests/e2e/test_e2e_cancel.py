@@ -6,14 +6,13 @@ import itertools
 import os
 import signal
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.e2e.conftest import Running, question_rows, wait_for, write_csv
+from tests.e2e.conftest import Running, is_training, node_processes, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import up_to_training
 
 LONG = {"max_steps": 100_000, "checkpoint_every": 1}
@@ -23,21 +22,6 @@ LONG = {"max_steps": 100_000, "checkpoint_every": 1}
 def dataset(running: Running, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     path = write_csv(tmp_path_factory.mktemp("cancel") / "rows.csv", question_rows(60))
     return {"dataset_id": running.upload(path)["dataset_id"]}
-
-
-def workers(running: Running) -> list[psutil.Process]:
-    """The processes of heavy nodes."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if "dagster_project.worker" in process.cmdline() and process.environ().get("LLM_PLATFORM_HOME") == str(running.home):
-                found.append(process)
-    return found
-
-
-def is_training(running: Running, run_id: str) -> bool:
-    lines = running.http.get(f"/logs/history/{run_id}", params={"limit": 1000}).json()["logs"]
-    return any(line["level"] == "METRIC" for line in lines)
 
 
 def cancel(running: Running, run_id: str) -> dict[str, Any]:
@@ -66,7 +50,7 @@ def test_cancel_while_training(running: Running, dataset: dict[str, str]) -> Non
     running.post_job(up_to_training(dataset, run_id="stop-training", **LONG))
     wait_for(lambda: is_training(running, "stop-training"), 120, "training has begun")
     assert cancel(running, "stop-training")["status"] == "cancelled"
-    wait_for(lambda: not workers(running), 10, "the trainer is gone")
+    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
     assert partial_folders(running, "stop-training") == []
     assert running.http.get("/models/model_stop-training").status_code == 404
 
@@ -74,7 +58,7 @@ def test_cancel_while_training(running: Running, dataset: dict[str, str]) -> Non
 def test_cancel_inside_a_checkpoints_write(running: Running, dataset: dict[str, str]) -> None:
     running.post_job(up_to_training(dataset, run_id="stop-saving", **LONG))
     wait_for(lambda: is_training(running, "stop-saving"), 120, "training has begun")
-    (trainer,) = workers(running)
+    (trainer,) = node_processes(running)
 
     def stopped_inside_a_write() -> bool:
         trainer.suspend()
@@ -87,7 +71,7 @@ def test_cancel_inside_a_checkpoints_write(running: Running, dataset: dict[str, 
 
     wait_for(stopped_inside_a_write, 60, "the trainer is stopped while a checkpoint is half written")
     assert cancel(running, "stop-saving")["status"] == "cancelled"
-    wait_for(lambda: not workers(running), 10, "the trainer is gone")
+    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
     assert partial_folders(running, "stop-saving") == []
 
 
@@ -108,7 +92,7 @@ def test_cancel_while_queued(running: Running, dataset: dict[str, str]) -> None:
     assert (waited["status"], waited["started_at"], waited["progress"]["completed_agents"]) == ("cancelled", None, [])
     for job in first:
         assert cancel(running, job["run_id"])["status"] == "cancelled"
-    wait_for(lambda: not workers(running), 10, "the trainers are gone")
+    wait_for(lambda: not node_processes(running), 10, "the trainers are gone")
 
 
 def test_what_has_ended_cannot_be_cancelled(running: Running, dataset: dict[str, str]) -> None:
@@ -128,7 +112,7 @@ def test_a_killed_trainer_is_tried_again_and_goes_on(running: Running, dataset: 
         return any(line.get("step", 0) > 10 for line in lines)
 
     wait_for(past_a_checkpoint, 120, "training is past a checkpoint")
-    for process in workers(running):
+    for process in node_processes(running):
         os.kill(process.pid, signal.SIGKILL)
     job = running.wait_job("job_killed")
     assert job["status"] == "completed", job

@@ -25,6 +25,7 @@ from llm_platform.training.loop import learning_rate
 from llm_platform.training.result import Curve, TrainingResult
 from llm_platform.training.train import train
 from tests.tiny_models import EOS, make_base, make_rows, make_splits, same_tensors, tensors, write_split
+from tests.training.runs import config, loop
 
 CONFIG = {"batch_size": 4, "learning_rate": 1e-2, "lora_r": 4, "epochs": 2}
 
@@ -185,6 +186,24 @@ def test_a_loss_that_is_not_finite_names_its_rows(tmp_path: Path) -> None:
     assert 74 in caught.value.metadata["rows"] and len(caught.value.metadata["rows"]) <= 2
     assert "74" in caught.value.message and "learning_rate" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_gradient_that_is_not_finite_names_its_rows_and_leaves_the_weights(value: float, base: Path, splits: Path) -> None:
+    made = loop(config("lora", gradient_accumulation_steps=2), base, splits)
+    hooked = next(reversed(made.parameters.values()))
+    hooked.register_hook(lambda gradient: gradient * (value if made.progress.step == 2 else 1.0))
+    started: list[dict[str, torch.Tensor]] = []
+
+    class Watching(ListReporter):
+        def check_cancelled(self) -> None:
+            started.append({name: parameter.detach().clone() for name, parameter in made.parameters.items()})
+
+    made.reporter = Watching()
+    with pytest.raises(TrainingError, match="The gradient of step 3 is not a finite number") as caught:
+        made.run(lambda _: None)
+    assert len(caught.value.metadata["rows"]) == 8 and set(caught.value.metadata["rows"]) <= set(range(100, 140))
+    assert same_tensors(started[2], dict(made.parameters)) and not same_tensors(started[1], started[2])
 
 
 def test_rows_without_a_trained_token_stop(base: Path, tmp_path: Path) -> None:
