@@ -91,7 +91,7 @@ def processes_of(home: Path, supervisor: int) -> Mapping[psutil.Process, str]:
     parent = psutil.Process(supervisor)
     found = {parent: "supervisor"}
     for process in [*parent.children(recursive=True), *marked(instance)]:
-        found[process] = services.get(process.pid) or ("guardian" if process.ppid() == supervisor else " ".join(process.cmdline())[:60])
+        found[process] = services.get(process.pid) or ("guardian" if process.ppid() == supervisor else process.name())
     return found
 
 

@@ -99,7 +99,7 @@ def connected(platform: Started, path: Path) -> tuple[socket.socket, bytes]:
     return connection, end
 
 
-def upload_seconds(platform: Started, path: Path) -> tuple[float, float]:
+def upload_seconds(platform: Started, home: Path, path: Path) -> tuple[float, float]:
     """(Receiving, the whole request) as the client sees them."""
     begun = time.perf_counter()
     connection, end = connected(platform, path)
@@ -110,7 +110,7 @@ def upload_seconds(platform: Started, path: Path) -> tuple[float, float]:
     total = time.perf_counter() - begun
     read = re.search(r"server-timing:.*\bread;dur=([0-9.]+)", answer, re.IGNORECASE)
     if not answer.startswith("HTTP/1.1 200") or read is None:
-        raise SystemExit(f"the upload was refused: {answer}")
+        raise SystemExit(f"the upload was refused: {answer}\n{(home / 'logs' / 'api.log').read_text()[-5_000:]}")
     return total - float(read[1]) / 1000, total
 
 
@@ -173,7 +173,7 @@ def main() -> None:
         folder, home = Path(name), Path(name) / "home"
         for kind in options.kinds:
             write_file(folder / f"small.{kind}", kind, 2_000_000)
-            upload_seconds(platform, folder / f"small.{kind}")
+            upload_seconds(platform, home, folder / f"small.{kind}")
         pid = api_pid(home)
         before = resident(pid)
         with peak_memory(pid) as peak:
@@ -183,7 +183,7 @@ def main() -> None:
                 cut_upload(platform, home, path)
                 for _ in range(options.repeats):
                     copies.append(copy_seconds(path, folder / "copy"))
-                    receiving, whole = upload_seconds(platform, path)
+                    receiving, whole = upload_seconds(platform, home, path)
                     received.append(receiving)
                     ratios[kind].append(copies[-1] / whole)
                     table.append((kind, copies[-1], receiving, whole))

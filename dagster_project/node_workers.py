@@ -100,6 +100,7 @@ class NodeWorker:
 
 
 def serve(home: Path) -> NoReturn:
+    zygote.show_name("node-zygote")
     born = dict(os.environ)
     os.environ.update(worker.QUIET_THREADS | born)
     # Else a look for GPUs, as libraries take one when they are imported, makes CUDA unusable in every child.
@@ -110,6 +111,7 @@ def serve(home: Path) -> NoReturn:
 
 def keep(connection: socket.socket, born: Mapping[str, str]) -> int:
     """Starts the process that is asked for and stays until it has ended, or until nobody is there any more who asked for it."""
+    zygote.show_name("node-keeper")
     os.setsid()  # what is sent to the zygote's group is not for this one
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # nor is a request to stop, before the node's process has ended
         signal.signal(number, signal.SIG_IGN)

@@ -7,29 +7,30 @@ from __future__ import annotations
 
 import os
 import socket
+from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
 from dagster_project import zygote
 
 SOCKET = "run-workers.sock"
-PRELOADED = (
-    "dagster._cli.api",
-    "dagster._core.storage.local_compute_log_manager",
-    "dagster._core.storage.sqlite_storage",
-    "dagster_project.definitions",
-    "llm_platform.data.preprocess",
-    "llm_platform.data.validate",
-    "llm_platform.training.charts",
-    "matplotlib.backends.backend_agg",
-    "matplotlib.figure",
-    "polars",
-    "pyarrow.parquet",
-    "rensa",
-    "scipy.sparse.csgraph",
-    "upath",
-)
-"""What run workers import at some time, some of it only where it is used."""
+
+
+def preload() -> None:
+    """Imports what run workers import at some time, some of it only where it is used."""
+    import_module("dagster._cli.api")
+    import_module("dagster._core.storage.local_compute_log_manager")
+    import_module("dagster._core.storage.sqlite_storage")
+    import_module("dagster_project.definitions")
+    import_module("llm_platform.data.preprocess")
+    import_module("llm_platform.data.validate")
+    import_module("llm_platform.training.charts")
+    import_module("matplotlib.backends.backend_agg")
+    import_module("matplotlib.figure")
+    import_module("polars")
+    import_module("pyarrow.parquet")
+    import_module("rensa")
+    import_module("scipy.sparse.csgraph")
 
 
 def start_run_worker(home: Path, execute_run_args: str) -> int:
@@ -46,12 +47,14 @@ def start_run_worker(home: Path, execute_run_args: str) -> int:
 
 
 def serve(home: Path) -> NoReturn:
+    zygote.show_name("run-zygote")
     zygote.serve(home, SOCKET, _run)
 
 
 def _run(connection: socket.socket) -> int:
     """Becomes the run worker that is asked for."""
     os.setsid()
+    zygote.show_name("run-worker")
     with connection:
         args, _ = zygote.receive(connection)
         connection.sendall(str(os.getpid()).encode())

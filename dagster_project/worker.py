@@ -5,26 +5,24 @@ The only place where dagster_pipes and the library meet; what it calls knows not
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 from types import FrameType
 
-from dagster_project.zygote import die_with_parent, leave
+from dagster_project.zygote import die_with_parent, leave, show_name
 
 COMMAND = [sys.executable, "-m", "dagster_project.worker"]
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads spin while they wait, by default: two trainings on one machine then take five times as long (measured)."""
 PARENT = "LLM_PLATFORM_PARENT"
-NAME = b"llm-node"
+NAME = "llm-node"
 """What `ps` and `top` show as the name of such a process."""
-PR_SET_NAME = 15
 
 
 def main() -> int:
     die_with_parent(int(os.environ.get(PARENT, os.getppid())))
-    _show_name()
+    show_name(NAME)
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, _cancel)
 
@@ -66,11 +64,6 @@ def _cancel(_signal: int, _frame: FrameType | None) -> None:
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cleaning up must not be interrupted again; KILL follows if it takes long
     raise Cancelled
-
-
-def _show_name() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_NAME, NAME)
 
 
 if __name__ == "__main__":

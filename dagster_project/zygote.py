@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 ANSWER_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 
 
 def connect(home: Path, name: str) -> socket.socket:
@@ -104,6 +105,12 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)  # it died before we asked
+
+
+def show_name(name: str) -> None:
+    """What `ps` and `top` show as the name of this process; of at most 15 letters."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 def reseed() -> None:

@@ -17,7 +17,6 @@ from types import FrameType
 from typing import NoReturn
 
 from dagster_project import node_workers, run_workers, zygote
-from llm_platform.agents import preload
 from llm_platform.settings import Settings
 
 PAUSE_SECONDS = 1.0
@@ -25,7 +24,7 @@ PAUSE_SECONDS = 1.0
 
 def main() -> None:
     home = Settings().root
-    preload.modules(*run_workers.PRELOADED)
+    run_workers.preload()
     zygote.freeze()
     roles: dict[int, Callable[[Path], NoReturn]] = {_fork(role, home): role for role in (run_workers.serve, node_workers.serve)}
     signal.signal(signal.SIGTERM, _end)

@@ -44,7 +44,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = 2 * 2**20
     max_streams_per_client: int = 500
     data_engine: Literal["local", "ray"] = Field(default="local", description="Where preprocessing runs: this machine, or a Ray cluster.")
-    ray_address: str | None = Field(default=None, description="Address of the Ray cluster; one of this machine is started if unset.")
+    ray_address: str | None = Field(
+        default=None, description="HOST:PORT of the Ray cluster that this machine is a node of; one of this machine is started if unset."
+    )
     threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
 
     @cached_property

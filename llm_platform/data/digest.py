@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CODE_VERSION = "data-1"
+CODE_VERSION = "data-2"
 """Part of every content-addressed key. Raise it when the same inputs and config would give other rows or tokens."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from llm_platform.errors import InvalidConfig
 from llm_platform.settings import Settings
 
 ItemT = TypeVar("ItemT")
@@ -43,9 +44,11 @@ class LocalEngine:
 
 
 def engine_from(settings: Settings) -> Engine:
-    """The engine that the operator chose (LLM_PLATFORM_DATA_ENGINE)."""
+    """The engine that the operator chose (LLM_PLATFORM_DATA_ENGINE). Raises InvalidConfig if it is Ray, which is not installed."""
     if settings.data_engine == "ray":
-        from llm_platform.data.ray_engine import RayEngine
-
+        try:
+            from llm_platform.data.ray_engine import RayEngine
+        except ModuleNotFoundError as error:
+            raise InvalidConfig("LLM_PLATFORM_DATA_ENGINE is ray, but Ray is missing: pip install 'llm-platform[ray]'") from error
         return RayEngine(settings.ray_address)
     return LocalEngine()

@@ -43,7 +43,7 @@ class Bands:
 
 def sketch(texts: pl.Series, bands: Bands) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
     """Signatures [N, PERMUTATIONS] and band hashes [N, bands.count] of normalised texts."""
-    from rensa import RMinHash
+    from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
     hashes, offsets = shingles(texts, WORDS)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, PERMUTATIONS, SEED)

@@ -13,18 +13,23 @@ import signal
 import socket
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow as pa
+
+from llm_platform.errors import InvalidConfig, ServiceUnavailable
+
+# Ray reads these when it is imported. A thread of Ray Data that outlives its work for a moment would connect to whatever it finds.
+os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 import ray
 from ray.data import ActorPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import RayError, RayTaskError
-
-from llm_platform.errors import InvalidConfig, ServiceUnavailable
 
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
@@ -69,7 +74,8 @@ class RayEngine:
                 num_cpus=1,
                 runtime_env={"env_vars": ONE_THREAD},
             )
-            with closing(iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow"))) as batches:
+            stream = iter(outcomes.iter_batches(batch_size=None, batch_format="pyarrow"))
+            with closing(cast("Generator[pa.Table]", stream)) as batches:
                 for batch in batches:
                     for outcome in batch["outcome"]:
                         result, error = pickle.loads(outcome.as_buffer())
@@ -122,14 +128,13 @@ def _connection(address: str | None) -> Iterator[None]:
     try:
         if address:
             _check_answers(address)
-            ray.init(address=address, log_to_driver=False, logging_level="warning")
+            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
         else:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="warning")
+            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, RayError) as error:
         raise ServiceUnavailable("The Ray cluster cannot be used; LLM_PLATFORM_RAY_ADDRESS says where it is") from error
     finally:
-        if in_main:
+        if in_main and on_stop is not None:
             signal.signal(signal.SIGTERM, on_stop)  # Ray's own would skip what the caller does when it is told to stop
     try:
         yield
@@ -140,8 +145,8 @@ def _connection(address: str | None) -> Iterator[None]:
 def _check_answers(address: str) -> None:
     """Raises OSError if nothing listens at the address, InvalidConfig if it is none."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "/" in host:
-        raise InvalidConfig("LLM_PLATFORM_RAY_ADDRESS must be HOST:PORT, such as 10.0.0.1:6379", address=address)
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise InvalidConfig("LLM_PLATFORM_RAY_ADDRESS must be HOST:PORT, such as 10.0.0.1:6379")
     with socket.create_connection((host.strip("[]"), int(port)), PATIENCE):
         pass
 

@@ -13,8 +13,8 @@ REQUIREMENTS = ("torch", "transformers", "accelerate")
 
 def save_flavor(model: Path, target: Path) -> None:
     """Writes the model of a folder, in its own precision, to the new folder `target`. Loads it into memory."""
-    from mlflow.transformers import save_model
     from huggingface_hub import ModelCard
+    from mlflow.transformers import save_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto", local_files_only=True, use_safetensors=True)

@@ -7,8 +7,9 @@ import secrets
 import shutil
 import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -36,16 +37,18 @@ FILES = [*(f"{name}.parquet" for name in SPLITS), DROPPED, FILE]
 def address() -> Iterator[str]:
     """Of a cluster of two nodes with a CPU each. Ray reads its settings when it is imported."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, whose paths must be short
-    settings = {"AUTH_MODE": "token", "AUTH_TOKEN": secrets.token_hex(16), "TMPDIR": folder, "USAGE_STATS_ENABLED": "0"}
+    settings = {"AUTH_MODE": "token", "AUTH_TOKEN": secrets.token_hex(16), "TMPDIR": folder}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(f"RAY_{name}", value)
+        engine_from(Settings(data_engine="ray"))  # imports Ray as the platform does
         from ray.cluster_utils import Cluster
 
         cluster = Cluster()
         try:
             for _ in range(2):
                 cluster.add_node(num_cpus=1, include_dashboard=False, object_store_memory=100 * 2**20)
+            assert cluster.address
             yield cluster.address
         finally:
             cluster.shutdown()
@@ -82,17 +85,25 @@ def test_a_cluster_gives_the_same_bytes(
 def test_results_come_in_order_and_an_error_in_its_turn(engine: Engine) -> None:
     errors = [{"column": "answer", "row": 7, "message": "it is empty"}]
 
-    def function(number: int) -> int:
-        if number >= 20:
-            raise DatasetError(f"Row {number} is wrong", errors=errors)
-        return number
+    class Counts:
+        calls = 0
 
-    results = engine.map(function, range(30))
-    assert [next(results) for _ in range(20)] == list(range(20))
+        def __call__(self, number: int) -> tuple[int, int, int]:
+            if number >= 20:
+                raise DatasetError(f"Row {number} is wrong", errors=errors)
+            self.calls += 1
+            return number, os.getpid(), self.calls
+
+    results = engine.map(Counts(), range(30))
+    found = [next(results) for _ in range(20)]
+    assert [number for number, _, _ in found] == list(range(20))
+    for worker in {pid for _, pid, _ in found}:  # what the function has loaded stays with it
+        calls = sorted(call for _, pid, call in found if pid == worker)
+        assert calls == list(range(1, len(calls) + 1))
     with pytest.raises(DatasetError, match="Row 20 is wrong") as caught:
         next(results)
     assert caught.value.metadata == {"errors": errors}
-    assert "in function" in caught.value.__notes__[0]  # the worker's traceback
+    assert "in __call__" in caught.value.__notes__[0]  # the worker's traceback
 
 
 def test_a_node_that_does_not_see_the_files_is_named(engine: Engine, tmp_path: Path) -> None:
@@ -103,7 +114,7 @@ def test_a_node_that_does_not_see_the_files_is_named(engine: Engine, tmp_path: P
         def __call__(self, number: int) -> int:
             return number
 
-    with pytest.raises(InvalidConfig, match="does not see elsewhere; .* mount under the same paths") as caught:
+    with pytest.raises(InvalidConfig, match=r"does not see elsewhere; .* mount under the same paths") as caught:
         list(engine.map(Reads(tmp_path / "elsewhere"), [1]))
     assert caught.value.metadata["file"] == "elsewhere"
     assert len(caught.value.metadata["node"]) > 20
@@ -111,18 +122,21 @@ def test_a_node_that_does_not_see_the_files_is_named(engine: Engine, tmp_path: P
 
 
 def test_work_ends_when_its_results_are_no_longer_wanted(engine: Engine) -> None:
-    def first_ends(number: int) -> int:
-        if number:
+    import ray
+
+    def never_ends(number: int) -> int:
+        if number > 3:
             Event().wait()
         return os.getpid()
 
     workers: list[psutil.Process] = []
     with pytest.raises(Cancelled):
-        for pid in engine.map(first_ends, range(10)):
+        for pid in engine.map(never_ends, range(10)):
             workers.append(psutil.Process(pid))
             raise Cancelled
-    assert len(workers) == 1
-    workers[0].wait(60)
+    (worker,) = workers
+    worker.wait(60)
+    assert not ray.is_initialized()
 
 
 def test_an_address_where_no_cluster_is() -> None:
@@ -136,6 +150,14 @@ def test_an_address_where_no_cluster_is() -> None:
         list(RayEngine("ray://head:10001").map(len, ["a"]))
 
 
+def test_ray_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "llm_platform.data.ray_engine", raising=False)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InvalidConfig, match=r"pip install 'llm-platform\[ray\]'"):
+        engine_from(Settings(data_engine="ray"))
+    assert isinstance(engine_from(Settings()), LocalEngine)
+
+
 @pytest.mark.slow
 def test_without_an_address_a_cluster_lives_as_long_as_the_work(address: str) -> None:
     import ray
@@ -146,5 +168,6 @@ def test_without_an_address_a_cluster_lives_as_long_as_the_work(address: str) ->
     results = RayEngine().map(lambda text: ray.get_runtime_context().gcs_address, ["a", "b"])
     assert next(results) != address
     assert signal.getsignal(signal.SIGTERM) is before
+    assert isinstance(results, Generator)
     results.close()
     assert not ray.is_initialized()

@@ -135,7 +135,7 @@ def node_processes(running: Running) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.name() == NAME.decode() and process.environ().get("LLM_PLATFORM_HOME") == str(running.home):
+            if process.name() == NAME and process.environ().get("LLM_PLATFORM_HOME") == str(running.home):
                 found.append(process)
     return found
 

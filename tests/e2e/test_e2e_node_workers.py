@@ -43,6 +43,8 @@ def test_a_killed_run_worker_leaves_no_process(running: Running, dataset: dict[s
     service = psutil.Process(running.service("dagster-workers")["pid"])
     assert service in keeper.parents(), "the node's process is a fork"
     assert os.getsid(node.pid) == node.pid
+    for zygote in service.children():
+        assert zygote.num_threads() == 1 and zygote.net_connections("inet") == [], "a fork would share them"
     os.kill(run_worker_of(running, "orphan"), signal.SIGKILL)
     wait_for(lambda: not node.is_running() and not keeper.is_running(), 10, "the node's process and its keeper are gone")
     assert running.wait_job("job_orphan", seconds=60)["status"] == "failed"

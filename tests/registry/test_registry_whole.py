@@ -42,7 +42,7 @@ def test_mlflow_loads_it_with_equal_logits(loaded: Path, model: Path) -> None:
     from mlflow.transformers import load_model
 
     plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    parts = load_model(str(loaded), return_type="components")
+    parts: Any = load_model(str(loaded), return_type="components")
     assert parts["model"].dtype == plain.dtype == torch.bfloat16
     ids = torch.tensor([row["input_ids"][:8] for row in make_rows(8, 11)])
     with torch.no_grad():
@@ -57,10 +57,11 @@ def test_mlflow_answers_as_the_model_does(loaded: Path, model: Path) -> None:
 
     plain: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
     tokenizer: Any = AutoTokenizer.from_pretrained(model)
+    pipeline: Any = load_model(str(loaded))
     for row in make_rows(3, 11):
         inputs = tokenizer(row["prompt"], return_tensors="pt")
         expected = tokenizer.decode(plain.generate(**inputs, max_new_tokens=6)[0], skip_special_tokens=True)
-        answer = load_model(str(loaded))(row["prompt"], max_new_tokens=6)[0]["generated_text"]
+        answer = pipeline(row["prompt"], max_new_tokens=6)[0]["generated_text"]
         assert answer.replace(" ", "") == expected.replace(" ", "")  # the pipeline decodes prompt and answer apart
 
 

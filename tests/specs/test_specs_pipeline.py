@@ -211,3 +211,38 @@ def test_a_pipeline_finds_its_nodes() -> None:
         "small",
         "large",
     ]
+
+
+def trained(training: dict[str, Any], formats: list[str], split: dict[str, Any]) -> dict[str, Any]:
+    return pipeline(
+        [
+            ("data", "DatasetAgent", {"dataset_id": "ds_1"}, []),
+            ("more", "DatasetAgent", {"dataset_id": "ds_2"}, []),
+            ("clean", "PreprocessingAgent", {"base_model": "llm-platform/tiny-llama", "split": split}, ["data", "more"]),
+            ("train", "TrainingAgent", training, ["clean"]),
+            ("files", "ExportAgent", {"formats": formats}, ["train"]),
+        ]
+    )
+
+
+def test_a_whole_model_has_no_adapter_to_export() -> None:
+    error = refused(trained({"method": "full"}, ["merged", "adapter"], {}))
+    assert isinstance(error, InvalidConfig)
+    (entry,) = error.metadata["errors"]
+    assert (entry["agent"], entry["field"]) == ("files", "formats") and "set formats to ['merged']" in entry["message"]
+    parse_pipeline(trained({"method": "full"}, ["merged"], {}))
+    parse_pipeline(trained({"method": "qlora"}, ["merged", "adapter"], {}))
+
+
+NO_VALIDATION = {"train": 0.9, "validation": 0.0, "test": 0.1}
+
+
+@pytest.mark.parametrize("training", [{"keep": "best"}, {"early_stopping_patience": 2, "evaluate_every": 10}])
+def test_what_decides_by_the_validation_loss_needs_validation_rows(training: dict[str, Any]) -> None:
+    error = refused(trained(training, ["merged"], NO_VALIDATION))
+    assert isinstance(error, InvalidConfig)
+    found = {(entry["agent"], entry["field"]) for entry in error.metadata["errors"]}
+    assert found == {("train", field) for field in training}
+    assert all("needs validation rows" in entry["message"] for entry in error.metadata["errors"])
+    parse_pipeline(trained(training, ["merged"], {}))
+    parse_pipeline(trained(training, ["merged"], {**NO_VALIDATION, "validation_inputs": ["more"]}))

@@ -1,0 +1,72 @@
+"""Training by method through the agents: what the nodes behind it are given, and what of it is registered and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from llm_platform.agents import Node, Platform, run_node
+from llm_platform.errors import InvalidConfig
+from llm_platform.reporting import ListReporter
+from llm_platform.settings import Settings
+from llm_platform.specs.results import NodeResult
+from tests.tiny_models import COLOURS, make_base, tensors
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning",
+    "ignore:.*Any type hint is inferred as AnyType:UserWarning",  # when MLflow imports its own module
+)
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    home = tmp_path_factory.mktemp("platform")
+    make_base(home / "models" / "base")
+    rows = "".join(f"{one} {two} w{number},{one}\n" for number, one in enumerate(COLOURS) for two in COLOURS[:5])
+    (home / "rows.csv").write_text(f"instruction,output\n{rows}")
+    url = f"sqlite:///{home / 'mlflow.db'}"
+    made = Platform.from_settings(Settings(home=home / "home", model_roots=[home / "models"], mlflow_url=url, threads=1))
+    made.storage.put_file(home / "rows.csv", "s3://datasets/rows.csv")
+    run(made, "r", "rows", "DatasetAgent", [], file_path="s3://datasets/rows.csv")
+    prepared = {"base_model": str(home / "models" / "base"), "template": "plain", "dedup": False}
+    run(made, "r", "splits", "PreprocessingAgent", ["rows"], **prepared)
+    yield made
+    made.close()
+
+
+def run(platform: Platform, run_id: str, name: str, kind: str, inputs: list[str], **config: Any) -> NodeResult:
+    body = {"run_id": run_id, "agent_name": name, "agent_class": kind, "inputs": inputs, "peers": 3, "config": config}
+    return run_node(platform, Node.from_dict(body), ListReporter())
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "file"), [("full", "model", "model.safetensors"), ("qlora", "adapter", "adapter_model.safetensors")]
+)
+def test_trained_evaluated_and_exported(method: str, kind: str, file: str, platform: Platform) -> None:
+    trained = run(platform, "r", method, "TrainingAgent", ["splits"], method=method, max_steps=2)
+    assert trained.artifacts == {kind: f"s3://artifacts/r/{method}/{kind}"}
+    (model_id,) = trained.model_ids
+    model = platform.registry.get(model_id)
+    assert model is not None and model.training_config["method"] == method
+    assert model.exports == {"merged" if method == "full" else "adapter": trained.artifacts[kind]}
+    folder = platform.storage.as_local(trained.artifacts[kind], platform.settings.work / "inputs")
+    assert tensors(folder, file)
+
+    scored = run(platform, "r", f"{method}_scores", "EvaluationAgent", [method], max_samples=4, max_new_tokens=4)
+    assert {"accuracy", "base_accuracy", "loss", "base_loss"} <= scored.metrics.keys()
+    assert scored.metrics["loss"] != scored.metrics["base_loss"]
+
+    exported = run(platform, "r", f"{method}_files", "ExportAgent", [method], formats=["merged"])
+    address = f"s3://artifacts/r/{method}/merged"
+    assert exported.artifacts == {"merged": address}
+    assert tensors(platform.storage.as_local(address, platform.settings.work / "inputs"), "model.safetensors")
+    model = platform.registry.get(model_id)
+    assert model is not None and model.exports["merged"] == address
+
+
+def test_there_is_no_adapter_of_a_whole_model(platform: Platform) -> None:
+    run(platform, "r", "whole", "TrainingAgent", ["splits"], method="full", max_steps=1)
+    with pytest.raises(InvalidConfig, match="'whole' trained all weights, so there is no adapter; export it as 'merged'"):
+        run(platform, "r", "adapter_files", "ExportAgent", ["whole"], formats=["adapter"])
