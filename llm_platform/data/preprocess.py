@@ -208,7 +208,7 @@ def _write_dropped(texts: Texts, kept: Kept, tokens: Tokens, splits: NDArray[np.
             ("bound_to_given_split", rows[left_out]),
         )
     ]
-    kinds = {"row": pl.Int64, "reason": pl.String, "kept_row": pl.Int64}
+    kinds = pl.Schema({"row": pl.Int64, "reason": pl.String, "kept_row": pl.Int64})
     pl.concat([part.cast(kinds) for part in parts]).sort("row").write_parquet(out / DROPPED)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from llm_platform.data import charts
 from llm_platform.data.contamination import Contamination
 from llm_platform.data.layout import Layout
-from llm_platform.specs.resources import HistogramBin
 from llm_platform.reporting import Reporter
 from llm_platform.specs.base import Resource
+from llm_platform.specs.resources import HistogramBin
 
 FILE = "preprocessing.json"
 

@@ -201,12 +201,8 @@ class TrainingConfig(Spec):
     optimizer: Literal["auto", "adamw", "paged_adamw", "paged_adamw_8bit"] = Field(
         default="auto", description="auto is AdamW, and for qlora on a GPU its paged form."
     )
-    packing: bool = Field(default=False, description="Put several rows into one sequence; no row sees another.")
-    packed_length: int | None = Field(
-        default=None, ge=8, le=1_048_576, description="Tokens of a packed sequence; the longest row's if unset."
-    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto is bfloat16 on a GPU, float32 on a CPU.")
-    gradient_checkpointing: Literal["auto", "on", "off"] = Field(default="auto", description="auto: when memory asks for it.")
+    gradient_checkpointing: Literal["on", "off"] = Field(default="off", description="on: less memory, a third more time.")
     evaluate_every: int | None = Field(
         default=None, ge=1, le=10**9, description="Optimizer steps between validation losses; once an epoch if unset."
     )
@@ -248,8 +244,6 @@ class TrainingConfig(Spec):
             given = [name for name in fields if getattr(self, name) != type(self).model_fields[name].default]
             if given:
                 raise ValueError(f"method 'full' trains all weights, so {', '.join(given)} would have no effect; leave it out")
-        if self.packed_length is not None and not self.packing:
-            raise ValueError("packed_length has no effect without packing; set packing to true, or leave it out")
         return self
 
 
