@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from llm_platform.data.dedup import Kept, deduplicate
 from llm_platform.data.digest import CODE_VERSION, digest
 from llm_platform.data.encode import SCHEMA
 from llm_platform.data.engine import Engine, LocalEngine
-from llm_platform.data.histogram import histogram
+from llm_platform.data.figures import histogram
 from llm_platform.data.report import FILE, PreprocessingReport
 from llm_platform.data.split import LEFT_OUT, SPLITS, TEST, TRAIN, assign_splits
 from llm_platform.data.texts import Piece, Texts, pieces, prepare_texts
@@ -250,7 +251,7 @@ def _report(
         trainable_tokens=int(tokens.trained[stay].sum()),
         mean_length=round(float(lengths.mean()), 2),
         max_length=int(lengths.max()),
-        lengths=histogram(lengths),
+        lengths=histogram(Counter(lengths.tolist())),
         contamination=found,
         tokenizer_digest=tokenizer,
         digest=key,
