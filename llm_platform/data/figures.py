@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from llm_platform.specs.resources import HistogramBin, LengthStats
 
 BINS = 20
-HASHES_IN_MEMORY = 2_000_000
-"""16 MB."""
+HASHES_IN_MEMORY = 500_000
+"""4 MB, and three times that for the moment in which a run is sorted."""
 PARTS = 256
 
 

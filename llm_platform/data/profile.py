@@ -172,7 +172,7 @@ def _sample(table: Path, columns: Columns, text: str, rows: int) -> list[str]:
         count = file.metadata.num_row_groups
         groups = sorted({round(place) for place in np.linspace(0, count - 1, min(count, _SAMPLED_GROUPS))}) if count else []
         for group in groups:
-            cells = file.read_row_group(group, columns=[text]).column(text)
+            cells = file.read_row_group(group, columns=[text], use_threads=False).column(text)
             step = max(1, len(cells) * len(groups) // rows)
             found += [_text(cell, columns) for cell in cells.take(np.arange(0, len(cells), step)).to_pylist()]
     return [text for text in found if text.strip()]
