@@ -44,19 +44,20 @@ class Upload:
     format: str | None
 
 
-def ingest(upload: Upload, settings: Settings, database: Database, storage: Storage) -> DatasetUploaded:
+def ingest(upload: Upload, settings: Settings, database: Database, storage: Storage, owner: str | None = None) -> DatasetUploaded:
     """Reads, profiles and stores a dataset; it exists when this returns, and nothing of it does when this raises.
 
     Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it says it is or cannot be read,
     StorageError if it cannot be stored.
     """
+    _give_memory_back()  # what receiving the file took
     try:
-        return _ingest(upload, settings, database, storage)
+        return _ingest(upload, settings, database, storage, owner)
     finally:
         _give_memory_back()
 
 
-def _ingest(upload: Upload, settings: Settings, database: Database, storage: Storage) -> DatasetUploaded:
+def _ingest(upload: Upload, settings: Settings, database: Database, storage: Storage, owner: str | None) -> DatasetUploaded:
     from llm_platform.data.profile import Profiler, preview
     from llm_platform.data.read import detect_format, to_parquet
 
@@ -81,6 +82,7 @@ def _ingest(upload: Upload, settings: Settings, database: Database, storage: Sto
             s3_path=stored.address,
             table_path=kept.address,
             profile=found.model_dump(mode="json") | {"preview": samples},
+            owner=owner,
         )
     except BaseException:
         storage.delete(home)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
@@ -43,7 +43,7 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
+def explain_out_of_memory(what: str, remedy: str | Callable[[], str]) -> Iterator[None]:
     """Turns any form of "out of memory" into a TrainingError that says during what, and what to lower."""
     try:
         yield
@@ -51,4 +51,4 @@ def explain_out_of_memory(what: str, remedy: str) -> Iterator[None]:
         # On the CPU PyTorch has no class of its own for it.
         if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise TrainingError(f"Out of memory during {what}. {remedy}") from error
+        raise TrainingError(f"Out of memory during {what}. {remedy if isinstance(remedy, str) else remedy()}") from error

@@ -21,12 +21,13 @@ from transformers import PreTrainedModel
 from llm_platform.errors import TrainingError
 from llm_platform.reporting import Reporter
 from llm_platform.specs import TrainingConfig
-from llm_platform.training import batches, optimizer
+from llm_platform.training import batches, fit, optimizer
 from llm_platform.training.adapter import causal_model, trainable
-from llm_platform.training.batches import Schedule, collate
+from llm_platform.training.batches import Schedule, collate, pack
 from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.device import autocast, explain_out_of_memory, peak_memory_mb
-from llm_platform.training.loss import loss_sum
+from llm_platform.training.estimate import ModelShape
+from llm_platform.training.loss import check_packing, head_is_last, loss_sum
 from llm_platform.training.result import Curve
 from llm_platform.training.rows import Rows
 
@@ -83,8 +84,10 @@ class Loop:
         device: torch.device,
         dtype: torch.dtype,
         reporter: Reporter,
+        shape: ModelShape,
     ) -> None:
         self.config = config
+        self.shape = shape
         self.model = model
         self.causal = causal_model(model)
         self.rows = rows
@@ -94,7 +97,11 @@ class Loop:
         self.reporter = reporter
         self.parameters = trainable(model)
         self.optimizer = optimizer.build(optimizer.choose(config, device), config, self.parameters)
-        self.schedule = Schedule(rows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed)
+        self.schedule = Schedule(rows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed, config.packing)
+        with autocast(device, dtype):
+            self.chunked = head_is_last(self.causal, collate(rows, [int(rows.lengths.argmin())], device))
+            if config.packing:
+                check_packing(self.causal, rows, device, dtype)
         self.total = config.max_steps or config.epochs * self.schedule.steps_per_epoch
         self.evaluate_every = config.evaluate_every or self.schedule.steps_per_epoch
         self.progress = Progress()
@@ -161,15 +168,17 @@ class Loop:
         return loss, rate, norm
 
     def _backward(self, indices: NDArray[np.int64], labels: int) -> torch.Tensor:
-        longest = int(self.rows.lengths[indices].max())
-        with explain_out_of_memory(
-            f"step {self.progress.step + 1}, on {len(indices)} rows of up to {longest} tokens",
-            f"Lower batch_size (now {self.config.batch_size}; raise gradient_accumulation_steps to make up for it), "
-            "or lower max_length in preprocessing, or lower lora_r",
-        ):
-            batch = collate(self.rows, indices, self.device)
+        lengths = self.rows.lengths[indices]
+
+        def remedy() -> str:
+            tokens, trained = batches.size(lengths, packed=self.config.packing), int(self.rows.labels[indices].sum())
+            need = fit.needed(self.shape, self.config, tokens=tokens, labels=trained, device=self.device)
+            return fit.remedy(self.config, need, fit.total(self.device))
+
+        with explain_out_of_memory(f"step {self.progress.step + 1}, on {len(indices)} rows of up to {lengths.max()} tokens", remedy):
+            batch = (pack if self.config.packing else collate)(self.rows, indices, self.device)
             with autocast(self.device, self.dtype):
-                loss = loss_sum(self.causal, batch)
+                loss = loss_sum(self.causal, batch, chunked=self.chunked)
             (loss / labels).backward()
         return loss.detach()
 

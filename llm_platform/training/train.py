@@ -20,17 +20,19 @@ from transformers import PreTrainedModel
 from llm_platform.errors import DatasetError
 from llm_platform.reporting import Reporter
 from llm_platform.specs import TrainingConfig
-from llm_platform.training import checkpoint, methods, optimizer
+from llm_platform.training import checkpoint, fit, methods, optimizer
+from llm_platform.training.adapter import causal_model
 from llm_platform.training.base_model import model_digest
 from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.device import peak_memory_mb, pick_device, versions
+from llm_platform.training.estimate import model_shape
 from llm_platform.training.folders import whole_folder
 from llm_platform.training.loop import Loop
 from llm_platform.training.quantize import count
 from llm_platform.training.result import TrainingResult
 from llm_platform.training.rows import Rows, check_rows, read_rows
 
-NO_EFFECT = {"model_name", "checkpoint_every", "checkpoints_kept", "resume"}
+NO_EFFECT = {"model_name", "gradient_checkpointing", "checkpoint_every", "checkpoints_kept", "resume"}
 """Fields of the config that do not change the weights, so that a checkpoint made under others is as good."""
 
 
@@ -65,10 +67,13 @@ def train(
     checkpoints = work / "checkpoints"
     saved = _checkpoint_to_resume(checkpoints, digests, reporter) if config.resume else _start_anew(checkpoints, reporter)
 
-    model = methods.build(config, base_model, base_name, device, dtype)
-    loop = Loop(config, model, rows, validation, device, dtype, reporter)
-    _check(rows, "training", loop.causal)
-    _check(validation, "validation", loop.causal)
+    decided = fit.with_checkpointing(config, base_model, rows, device)
+    if decided != config and decided.gradient_checkpointing == "on":
+        reporter.info("Gradient checkpointing is on: by estimate the largest batch would not fit into memory without it")
+    model = methods.build(decided, base_model, base_name, device, dtype)
+    for part, split in (rows, "training"), (validation, "validation"):
+        _check(part, split, causal_model(model))
+    loop = Loop(decided, model, rows, validation, device, dtype, reporter, model_shape(base_model))
     if saved is not None:
         loop.restore(saved)
         reporter.info(f"Resuming from the checkpoint of step {saved.step}", step=saved.step)

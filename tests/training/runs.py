@@ -12,6 +12,7 @@ from llm_platform.specs import TrainingConfig
 from llm_platform.training import methods
 from llm_platform.training.adapter import causal_model
 from llm_platform.training.device import pick_device
+from llm_platform.training.estimate import model_shape
 from llm_platform.training.loop import Loop
 from llm_platform.training.result import TrainingResult
 from llm_platform.training.rows import read_rows
@@ -49,7 +50,8 @@ def loop(made: TrainingConfig, base: Path, splits: Path) -> Loop:
     """A run in memory, before its first step."""
     device, dtype = pick_device(1, made.dtype)
     model = methods.build(made, base, "org/base", device, dtype)
-    return Loop(made, model, read_rows(splits / "train.parquet"), read_rows(splits / "validation.parquet"), device, dtype, ListReporter())
+    rows, validation = read_rows(splits / "train.parquet"), read_rows(splits / "validation.parquet")
+    return Loop(made, model, rows, validation, device, dtype, ListReporter(), model_shape(base))
 
 
 @torch.no_grad()
