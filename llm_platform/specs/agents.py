@@ -202,7 +202,13 @@ class TrainingConfig(Spec):
         default="auto", description="auto is AdamW, and for qlora on a GPU its paged form."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(default="auto", description="auto is bfloat16 on a GPU, float32 on a CPU.")
-    gradient_checkpointing: Literal["on", "off"] = Field(default="off", description="on: less memory, a third more time.")
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        default="auto", description="on: less memory, a third more time. auto: on if the largest batch would not fit without it."
+    )
+    packing: bool = Field(
+        default=False,
+        description="Lay the rows of a batch end to end instead of padding them; rows never see each other. Pays on a GPU with FlashAttention.",
+    )
     evaluate_every: int | None = Field(
         default=None, ge=1, le=10**9, description="Optimizer steps between validation losses; once an epoch if unset."
     )
