@@ -219,6 +219,9 @@ class TrainingConfig(Spec):
     checkpoint_every: int = Field(default=100, ge=1, le=10**9, description="Optimizer steps between checkpoints.")
     checkpoints_kept: int = Field(default=2, ge=1, le=100, description="The newest checkpoints that are kept, beside the best.")
     resume: bool = Field(default=True, description="Go on from the last checkpoint of the same config and data, if there is one.")
+    devices: int = Field(
+        default=1, ge=1, le=64, description="GPUs of this machine that share each batch's rows; on a CPU, processes that share it."
+    )
     seed: int = Field(default=42, ge=0, lt=2**32)
 
     @property
@@ -242,6 +245,12 @@ class TrainingConfig(Spec):
             except re.error as error:
                 raise ValueError(f"not a regular expression ({error}); give 'all-linear', a list of names, or an expression") from None
         return value
+
+    @model_validator(mode="after")
+    def _rows_for_all(self) -> TrainingConfig:
+        if self.devices > self.batch_size:
+            raise ValueError(f"{self.devices} devices share a batch of {self.batch_size} rows; raise batch_size, or lower devices")
+        return self
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> TrainingConfig:

@@ -28,6 +28,7 @@ from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.device import autocast, explain_out_of_memory, peak_memory_mb
 from llm_platform.training.estimate import ModelShape
 from llm_platform.training.loss import check_packing, head_is_last, loss_sum
+from llm_platform.training.ranks import SOLO, Ranks
 from llm_platform.training.result import Curve
 from llm_platform.training.rows import Rows
 
@@ -37,7 +38,7 @@ SHORT = 200
 """Runs of up to this many steps report each of them."""
 REPORT_EVERY = 0.2
 """Seconds between the METRIC lines of longer runs."""
-WEIGHTS, MOMENTS = "weights/", "optimizer/"
+WEIGHTS, MOMENTS, RANDOM = "weights/", "optimizer/", "random/"
 """What a checkpoint's tensors belong to."""
 
 
@@ -85,8 +86,10 @@ class Loop:
         dtype: torch.dtype,
         reporter: Reporter,
         shape: ModelShape,
+        ranks: Ranks = SOLO,
     ) -> None:
         self.config = config
+        self.ranks = ranks
         self.shape = shape
         self.model = model
         self.causal = causal_model(model)
@@ -102,6 +105,8 @@ class Loop:
             self.chunked = head_is_last(self.causal, collate(rows, [int(rows.lengths.argmin())], device))
             if config.packing:
                 check_packing(self.causal, rows, device, dtype)
+        if ranks.size > 1:
+            torch.manual_seed(config.seed + ranks.rank)  # of dropout, which else were the same on each part of a batch
         self.total = config.max_steps or config.epochs * self.schedule.steps_per_epoch
         self.evaluate_every = config.evaluate_every or self.schedule.steps_per_epoch
         self.progress = Progress()
@@ -152,11 +157,14 @@ class Loop:
         rate = learning_rate(self.config, progress.step, self.total)
         optimizer.set_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        sums: list[torch.Tensor] = []
-        for indices in step_batches:
-            sums.append(self._backward(indices, labels))
+        sums = torch.zeros(len(step_batches), device=self.device)
+        for place, indices in enumerate(step_batches):
+            mine = self.ranks.share(indices)
+            if len(mine):
+                sums[place] = self._backward(mine, labels)
+        self._add_up(sums)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
-        loss = float(sum(sums)) / labels
+        loss = float(sums.sum()) / labels
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise self._not_finite(step_batches, sums)
         self.optimizer.step()
@@ -166,6 +174,15 @@ class Loop:
         progress.curve.add(progress.step, loss)
         progress.training_seconds += time.perf_counter() - started
         return loss, rate, norm
+
+    def _add_up(self, sums: torch.Tensor) -> None:
+        """Adds the gradients and the losses of all processes up."""
+        if self.ranks.size == 1:
+            return
+        for parameter in self.parameters.values():
+            if parameter.grad is None:  # this process had no rows
+                parameter.grad = torch.zeros_like(parameter)
+        self.ranks.add_up([sums, *(parameter.grad for parameter in self.parameters.values() if parameter.grad is not None)])
 
     def _backward(self, indices: NDArray[np.int64], labels: int) -> torch.Tensor:
         lengths = self.rows.lengths[indices]
@@ -182,8 +199,8 @@ class Loop:
             (loss / labels).backward()
         return loss.detach()
 
-    def _not_finite(self, step_batches: list[NDArray[np.int64]], sums: list[torch.Tensor]) -> TrainingError:
-        bad = [indices for indices, value in zip(step_batches, sums, strict=True) if not math.isfinite(float(value))]
+    def _not_finite(self, step_batches: list[NDArray[np.int64]], sums: torch.Tensor) -> TrainingError:
+        bad = [indices for indices, value in zip(step_batches, sums.tolist(), strict=True) if not math.isfinite(value)]
         rows = self.rows.numbers(np.concatenate(bad or step_batches))
         what = "loss" if bad else "gradient"
         return TrainingError(
@@ -197,7 +214,7 @@ class Loop:
         """Measures the validation loss; whether it is the lowest so far."""
         started = time.perf_counter()
         progress = self.progress
-        loss = mean_loss(self.causal, self.validation, self.config.batch_size, self.device, self.dtype, self.reporter)
+        loss = mean_loss(self.causal, self.validation, self.config.batch_size, self.device, self.dtype, self.reporter, self.ranks)
         progress.validation_seconds += time.perf_counter() - started
         best = all(loss < other for _, other in progress.validation)
         progress.validation.append((progress.step, loss))
@@ -209,9 +226,8 @@ class Loop:
         """Everything that `restore` needs."""
         tensors = {f"{WEIGHTS}{name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"{MOMENTS}{name}": value for name, value in optimizer.state(self.optimizer, self.parameters)}
-        tensors["rng/cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.device)
+        for rank, state in enumerate(self.ranks.collect(self._random_state())):
+            tensors[f"{RANDOM}{rank}"] = state
         last = self.progress.validation[-1] if self.progress.validation else None
         state = {
             "progress": asdict(self.progress),
@@ -225,9 +241,18 @@ class Loop:
         self.restore_weights(saved)
         moments = {name.removeprefix(MOMENTS): value for name, value in saved.tensors.items() if name.startswith(MOMENTS)}
         optimizer.restore(self.optimizer, self.parameters, moments)
-        torch.set_rng_state(saved.tensors["rng/cpu"])
-        if self.device.type == "cuda" and "rng/cuda" in saved.tensors:
-            torch.cuda.set_rng_state(saved.tensors["rng/cuda"], self.device)
+        self._set_random_state(saved.tensors[f"{RANDOM}{self.ranks.rank}"])
+
+    def _random_state(self) -> torch.Tensor:
+        """Of the generators of CPU and device, in one tensor of bytes on the device."""
+        states = [torch.get_rng_state()] + ([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])
+        return torch.cat(states).to(self.device)
+
+    def _set_random_state(self, state: torch.Tensor) -> None:
+        cpu = len(torch.get_rng_state())
+        torch.set_rng_state(state[:cpu].cpu())
+        if self.device.type == "cuda":
+            torch.cuda.set_rng_state(state[cpu:].cpu(), self.device)
 
     @torch.no_grad()
     def restore_weights(self, saved: Checkpoint) -> None:
@@ -236,24 +261,35 @@ class Loop:
             parameter.copy_(saved.tensors[f"{WEIGHTS}{name}"])
 
 
-def mean_loss(model: PreTrainedModel, rows: Rows, batch_size: int, device: torch.device, dtype: torch.dtype, reporter: Reporter) -> float:
+def mean_loss(
+    model: PreTrainedModel,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    reporter: Reporter,
+    ranks: Ranks = SOLO,
+) -> float:
     """Cross-entropy in nats per trained token over all rows. Leaves the model's mode as it was; raises TrainingError if not finite."""
     was_training = model.training
     model.eval()
-    total = 0.0
+    groups = batches.by_length(rows.lengths, batch_size)
+    sums = torch.zeros(len(groups), dtype=torch.float64, device=device)
     try:
         with torch.inference_mode():
-            for indices in batches.by_length(rows.lengths, batch_size):
+            for place in range(ranks.rank, len(groups), ranks.size):
                 reporter.check_cancelled()
+                indices = groups[place]
                 with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"), autocast(device, dtype):
-                    value = float(loss_sum(model, collate(rows, indices, device)))
-                if not math.isfinite(value):
-                    numbers = rows.numbers(indices)
-                    raise TrainingError(f"The loss of rows {', '.join(map(str, numbers[:50]))} is not a finite number", rows=numbers)
-                total += value
+                    sums[place] = loss_sum(model, collate(rows, indices, device))
+        ranks.add_up([sums])
     finally:
         model.train(was_training)
-    return total / int(rows.labels.sum())
+    for indices, value in zip(groups, sums.tolist(), strict=True):
+        if not math.isfinite(value):
+            numbers = rows.numbers(indices)
+            raise TrainingError(f"The loss of rows {', '.join(map(str, numbers[:50]))} is not a finite number", rows=numbers)
+    return float(sums.sum()) / int(rows.labels.sum())
 
 
 class _Meter:

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedModel
 
 from llm_platform.errors import DatasetError
-from llm_platform.reporting import Reporter
+from llm_platform.reporting import ListReporter, Reporter
 from llm_platform.specs import TrainingConfig
 from llm_platform.training import checkpoint, fit, methods, optimizer
 from llm_platform.training.adapter import causal_model
@@ -29,6 +29,7 @@ from llm_platform.training.estimate import model_shape
 from llm_platform.training.folders import whole_folder
 from llm_platform.training.loop import Loop
 from llm_platform.training.quantize import count
+from llm_platform.training.ranks import Ranks, check_devices, started
 from llm_platform.training.result import TrainingResult
 from llm_platform.training.rows import Rows, check_rows, read_rows
 
@@ -53,6 +54,32 @@ def train(
     `base_name` is the public name of the base model, which is what the adapter's files call it.
     Raises DatasetError, InvalidConfig, TrainingError, StorageError, or Cancelled.
     """
+    check_devices(config.devices)
+    threads = max(1, (threads or torch.get_num_threads()) // config.devices) if config.devices > 1 else threads
+    arguments = (config, base_model, splits, out, work, base_name, threads)
+    with started(config.devices, _train_beside, *arguments) as ranks:
+        result = _train(ranks, reporter, *arguments)
+    assert result is not None  # of rank 0
+    return result
+
+
+def _train_beside(ranks: Ranks, *arguments: Any) -> None:
+    """A process beside rank 0: nobody hears it, and it is told to stop by its end."""
+    _train(ranks, ListReporter(), *arguments)
+
+
+def _train(
+    ranks: Ranks,
+    reporter: Reporter,
+    config: TrainingConfig,
+    base_model: Path,
+    splits: Path,
+    out: Path,
+    work: Path,
+    base_name: str,
+    threads: int,
+) -> TrainingResult | None:
+    """The whole of `train` in one of the processes; rank 0 alone writes, and has a result."""
     device, dtype = pick_device(threads, config.dtype)
     optimizer.choose(config, device)
     rows, validation = read_rows(splits / "train.parquet"), read_rows(splits / "validation.parquet")
@@ -65,7 +92,12 @@ def train(
         "base": model_digest(base_model),
     }
     checkpoints = work / "checkpoints"
-    saved = _checkpoint_to_resume(checkpoints, digests, reporter) if config.resume else _start_anew(checkpoints, reporter)
+    if ranks.rank == 0:
+        saved = _checkpoint_to_resume(checkpoints, digests, reporter) if config.resume else _start_anew(checkpoints, reporter)
+        ranks.tell(saved.step if saved else None)
+    else:
+        step = ranks.tell(None)
+        saved = checkpoint.read(checkpoint.path_of(checkpoints, step)) if step is not None else None
 
     decided = fit.with_checkpointing(config, base_model, rows, device)
     if decided != config and decided.gradient_checkpointing == "on":
@@ -73,7 +105,7 @@ def train(
     model = methods.build(decided, base_model, base_name, device, dtype)
     for part, split in (rows, "training"), (validation, "validation"):
         _check(part, split, causal_model(model))
-    loop = Loop(decided, model, rows, validation, device, dtype, reporter, model_shape(base_model))
+    loop = Loop(decided, model, rows, validation, device, dtype, reporter, model_shape(base_model), ranks)
     if saved is not None:
         loop.restore(saved)
         reporter.info(f"Resuming from the checkpoint of step {saved.step}", step=saved.step)
@@ -88,12 +120,16 @@ def train(
 
     def save(made: Checkpoint) -> None:
         nonlocal verified
+        if ranks.rank:
+            return
         state = {**made.state, "digests": digests, "config": config.model_dump(mode="json"), "base_name": base_name}
         kept = config.checkpoints_kept
         checkpoint.write(checkpoints, Checkpoint(made.step, state, made.tensors), keep=kept, verify=not verified)
         verified = True
 
     loop.run(save)
+    if ranks.rank:
+        return None
     if loop.stopped_early:
         reporter.info(f"Stopped early after step {loop.progress.step}: the validation loss has no new lowest", step=loop.progress.step)
     if loop.kept_step != loop.progress.step:

@@ -1,0 +1,145 @@
+"""Data-parallel training: several processes, one per GPU (or sharing a CPU), that take the steps of one.
+
+Each batch's rows are dealt out, every process divides its sum of losses by the trained tokens of the whole optimizer step, and
+gradients are added up over the processes once a step. So the result is that of one process, whatever the number: a mean of
+the processes' means, which PyTorch's DistributedDataParallel takes, would weigh tokens of short rows more. The calling process
+is rank 0; it alone reports and writes.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import distributed
+from torch.multiprocessing.spawn import start_processes
+
+from llm_platform.errors import Cancelled, InvalidConfig, PlatformError, TrainingError
+
+TIMEOUT = timedelta(minutes=10)
+"""How long one process waits for the others in a step."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together; this one is number `rank` of `size`."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, indices: NDArray[Any]) -> NDArray[Any]:
+        """This process's part of the rows of a batch."""
+        return indices[self.rank :: self.size]
+
+    def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replaces each tensor by its sum over all processes. All of one dtype."""
+        if self.size == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        distributed.all_reduce(flat)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+    def collect(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        """Every process's tensor; all have one shape."""
+        if self.size == 1:
+            return [tensor]
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        distributed.all_gather(found, tensor)
+        return found
+
+    def tell(self, value: Any) -> Any:
+        """What rank 0 tells all."""
+        if self.size == 1:
+            return value
+        box = [value]
+        distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+
+SOLO = Ranks()
+
+
+def check_devices(devices: int) -> None:
+    """Raises InvalidConfig if this machine has GPUs, but not so many."""
+    found = torch.cuda.device_count()
+    if found and devices > found:
+        message = f"{devices} devices are asked for, and this machine has {found}"
+        raise InvalidConfig(f"devices: {message}", errors=[{"field": "devices", "message": message}])
+
+
+@contextmanager
+def joined(store: Path, rank: int, size: int) -> Iterator[Ranks]:
+    """The block is one of `size` processes that meet at the file `store`."""
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(rank)
+        backend = "nccl"
+    distributed.init_process_group(backend, init_method=store.as_uri(), rank=rank, world_size=size, timeout=TIMEOUT)
+    try:
+        yield Ranks(rank, size)
+    finally:
+        distributed.destroy_process_group()
+
+
+@contextmanager
+def started(size: int, run: Callable[..., object], *arguments: Any) -> Iterator[Ranks]:
+    """Starts `run(ranks, *arguments)` in `size - 1` processes of its own; the block is rank 0 beside them.
+
+    `run` and the arguments must be picklable. When the block ends, or a process fails, all have ended. Raises what the first
+    process raised that failed on its own account, as TrainingError if that was not a PlatformError.
+    """
+    if size == 1:
+        yield SOLO
+        return
+    with tempfile.TemporaryDirectory(prefix="ranks-") as name:
+        folder = Path(name)
+        # Not forked from here: this process may have threads and CUDA by now. What a new one imports is imported once for all.
+        get_context("forkserver").set_forkserver_preload([__name__.replace(".ranks", ".train")])
+        context: Any = start_processes(_process, (folder, size, run, arguments), size - 1, join=False, start_method="forkserver")
+        try:
+            with joined(folder / "store", 0, size) as ranks:
+                yield ranks
+            while not context.join():
+                pass
+        except Exception as error:
+            for process in context.processes:
+                process.join(timeout=5)  # one that failed has said why by then
+            if isinstance(error, PlatformError | Cancelled):
+                raise
+            raise _first_error(folder, [process.exitcode for process in context.processes]) or error from error
+        finally:
+            for process in context.processes:
+                process.kill()
+                process.join()
+
+
+def _process(index: int, folder: Path, size: int, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    rank = index + 1
+    try:
+        with joined(folder / "store", rank, size) as ranks:
+            run(ranks, *arguments)
+    except PlatformError as error:
+        (folder / f"{rank}.error").write_text(json.dumps([error.message, error.metadata]))
+        raise
+
+
+def _first_error(folder: Path, exit_codes: list[int | None]) -> TrainingError | None:
+    """Why a process beside this one failed, if one did."""
+    for path in sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns):
+        message, metadata = json.loads(path.read_text())
+        return TrainingError(message, **metadata)
+    lost = next((code for code in exit_codes if code), None)
+    if lost is None:
+        return None
+    how = f"was killed by signal {-lost}" if lost < 0 else f"ended with exit code {lost}"
+    return TrainingError(f"A process of this training {how}; it may have run out of memory. The run can go on from its last checkpoint")
