@@ -14,7 +14,9 @@ from sqlalchemy.engine import RowMapping
 from api.body import read_json
 from api.services import Services
 from llm_platform import runlog
+from llm_platform.comparisons import check_ids
 from llm_platform.errors import InvalidInput, NotFound, RateLimited
+from llm_platform.keys import Caller
 from llm_platform.models import registered
 from llm_platform.registry import RegisteredModel
 from llm_platform.specs.base import NAME
@@ -29,7 +31,17 @@ def get_services(request: Request) -> Services:
     return request.app.state.services
 
 
+def get_caller(request: Request) -> Caller:
+    return request.state.caller
+
+
 ServicesDep = Annotated[Services, Depends(get_services)]
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def admin(caller: CallerDep) -> None:
+    """Raises Forbidden for everybody else."""
+    caller.need("admin")
 
 
 async def json_body(request: Request, services: ServicesDep) -> Any:
@@ -49,33 +61,55 @@ async def upload_slot(services: ServicesDep) -> AsyncIterator[None]:
         services.uploads.release_on_behalf_of(slot)
 
 
-def submission(job_id: Annotated[str, Path()], services: ServicesDep) -> RowMapping:
-    """The job's row as it is now. Raises NotFound."""
+def submission(job_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RowMapping:
+    """The job's row as it is now. Raises NotFound, also for another's."""
     run_id = job_id.removeprefix("job_")
     row = services.database.submission(run_id) if job_id.startswith("job_") and _RUN_ID.fullmatch(run_id) else None
-    if row is None:
+    if row is None or not caller.may_see(row["owner"]):
         raise NotFound(f"There is no job '{job_id[:100]}'", job_id=job_id[:100])
     return services.refresh([row])[0]
 
 
-def dataset(dataset_id: Annotated[str, Path()], services: ServicesDep) -> RowMapping:
-    """The dataset's row. Raises NotFound."""
+def dataset(dataset_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RowMapping:
+    """The dataset's row. Raises NotFound, also for another's."""
     row = services.database.dataset(dataset_id) if _DATASET_ID.fullmatch(dataset_id) else None
-    if row is None:
+    if row is None or not caller.may_see(row["owner"]):
         raise NotFound(f"There is no dataset '{dataset_id[:100]}'", dataset_id=dataset_id[:100])
     return row
 
 
-def model(model_id: Annotated[str, Path()], services: ServicesDep) -> RegisteredModel:
-    """The model as the registry has it. Raises NotFound."""
-    if not _MODEL_ID.fullmatch(model_id):
-        raise NotFound(f"There is no model '{model_id[:100]}'", model_id=model_id[:100])
+def model(model_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RegisteredModel:
+    """The model as the registry has it. Raises NotFound, also for another's."""
+    check_model(model_id, services, caller)
     return registered(model_id, services.registry)
 
 
-def logged_run(run_id: Annotated[str, Path()], services: ServicesDep) -> str:
-    """A run id that stands for a job, or has log lines (a run of the Dagster UI has them before it is a job). Raises NotFound."""
-    if _RUN_ID.fullmatch(run_id) and (services.database.submission(run_id) or runlog.last_seq(services.database, run_id)):
+def check_model(model_id: str, services: Services, caller: Caller) -> None:
+    """Raises NotFound for what is no model id, or another's model: one belongs to whom its job belongs."""
+    run_id = model_id.removeprefix("model_").partition(".")[0]
+    if not _MODEL_ID.fullmatch(model_id) or not caller.may_see(services.database.owner_of_run(run_id)):
+        raise NotFound(f"There is no model '{model_id[:100]}'", model_id=model_id[:100])
+
+
+def compared_models(
+    ids: Annotated[str, Query(max_length=4096, description="Model ids with commas between them; the first is the baseline.")],
+    services: ServicesDep,
+    caller: CallerDep,
+) -> list[RegisteredModel]:
+    """The models of a comparison. Raises InvalidInput for ids that none can be made of, NotFound as for a single model."""
+    wanted = [model_id.strip() for model_id in ids.split(",")]
+    check_ids(wanted)
+    return [model(model_id, services, caller) for model_id in wanted]
+
+
+def logged_run(run_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> str:
+    """A run id that stands for a job, or has log lines (a run of the Dagster UI has them before it is a job).
+
+    Raises NotFound, also for another's.
+    """
+    row = services.database.submission(run_id) if _RUN_ID.fullmatch(run_id) else None
+    there = row is not None or (_RUN_ID.fullmatch(run_id) and runlog.last_seq(services.database, run_id))
+    if there and caller.may_see(row["owner"] if row else None):
         return run_id
     raise NotFound(f"There is no run '{run_id[:100]}'", run_id=run_id[:100])
 
@@ -130,6 +164,7 @@ UploadSlot = Annotated[None, Depends(upload_slot)]
 Submission = Annotated[RowMapping, Depends(submission)]
 DatasetRow = Annotated[RowMapping, Depends(dataset)]
 TrainedModel = Annotated[RegisteredModel, Depends(model)]
+ComparedModels = Annotated[list[RegisteredModel], Depends(compared_models)]
 StreamCursor = Annotated[int, Depends(stream_cursor)]
 HistoryCursor = Annotated[int, Depends(history_cursor)]
 PageDep = Annotated[PageQuery, Depends(page)]

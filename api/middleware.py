@@ -17,7 +17,10 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
 
 
 class RequestMiddleware:
-    """Sends `X-Request-Id` (the client's own, if it sent a plain one), and a bare INTERNAL_ERROR where a handler fell over."""
+    """Sends `X-Request-Id` (the client's own, if it sent a plain one), and a bare INTERNAL_ERROR where a handler fell over.
+
+    What lies nearer to the routes adds to `scope["state"]["answer_headers"]` what every answer must have, also that to a failure.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,20 +32,21 @@ class RequestMiddleware:
         request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8).encode()
+        answer_headers = scope.setdefault("state", {})["answer_headers"] = [(b"x-request-id", request_id)]
         started = False
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", []), *answer_headers]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(scope, receive, send_with_headers)
         except Exception:
             log.exception("Request %s failed: %s %r", request_id.decode(), scope["method"], scope["path"])
             if started:
                 raise
             failure = PlatformError("An unexpected error occurred; the server's log has the details", request_id=request_id.decode())
-            await error_response(failure)(scope, receive, send_with_id)
+            await error_response(failure)(scope, receive, send_with_headers)

@@ -1,4 +1,4 @@
-"""The OpenAPI document, with what FastAPI cannot see: bodies that are read by hand, and the platform's own error answers."""
+"""The OpenAPI document, with what FastAPI cannot see: bodies that are read by hand, keys, and the platform's own error answers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from llm_platform.specs import JobRequest
+from llm_platform.specs.keys import KeyRequest
 from llm_platform.specs.preflight import PreflightRequest
 
+_KEY = "An API key of `llm-platform keys create`; needed where authentication is on."
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -27,9 +29,11 @@ def _document(app: FastAPI) -> dict[str, Any]:
         schemas = document["components"]["schemas"]
         for name in ("HTTPValidationError", "ValidationError"):
             schemas.pop(name, None)
-        for model in (JobRequest, PreflightRequest):
+        for model in (JobRequest, PreflightRequest, KeyRequest):
             request = model.model_json_schema(ref_template=_REFERENCE)
-            schemas.update(request.pop("$defs"))
+            schemas.update(request.pop("$defs", {}))
             schemas[model.__name__] = request
+        document["components"]["securitySchemes"] = {"apiKey": {"type": "http", "scheme": "bearer", "description": _KEY}}
+        document["security"] = [{"apiKey": []}, {}]
         app.openapi_schema = document
     return app.openapi_schema

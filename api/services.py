@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from anyio import CapacityLimiter
 from sqlalchemy.engine import RowMapping
 
+from api.limits import RateLimits
 from api.orchestration import Orchestrator
 from api.streams import Streams
 from api.submitter import Submitter
@@ -37,6 +38,7 @@ class Services:
         self.storage = storage_from(settings)
         self.registry = Registry(settings.resolved_mlflow_url)
         self.streams = Streams(self.database, self._status_of, settings.max_streams_per_client)
+        self.limits = RateLimits(settings)
         self.uploads = CapacityLimiter(MAX_UPLOADS)
         self.conversions = CapacityLimiter(MAX_CONVERSIONS)
         self.orchestrator = orchestrator

@@ -98,7 +98,10 @@ class Submitter:
         runs = self._orchestrator.ui_runs(self._seen_until - UI_WINDOW if self._seen_until.year > 1970 else self._seen_until)
         for run in {run.run_id: run for run in runs}.values():  # the newest of each run id
             known = self._database.submission(run.run_id)
-            if known is None or (known["dagster_run_id"] != run.dagster_run_id and known["created_at"] < run.created_at):
+            # The run before a retry is the newest one until the retry's own is made.
+            if known is None or (
+                known["dagster_run_id"] != run.dagster_run_id and (known["retried_at"] or known["created_at"]) < run.created_at
+            ):
                 self._database.adopt(run.run_id, dagster_run_id=run.dagster_run_id, created_at=run.created_at)
         self._seen_until = started
 

@@ -8,6 +8,7 @@ and 1,536 MiB.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.platform import RAISED
 from benchmarks.report import report
 from llm_platform.supervisor.sweep import marked
 
@@ -33,7 +35,7 @@ def main() -> None:
         home = Path(folder)
         began = time.monotonic()
         command = [sys.executable, "-m", "llm_platform", "up", "--home", folder, "--port", "0"]
-        supervisor = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        supervisor = subprocess.Popen(command, env=os.environ | RAISED, stdout=subprocess.DEVNULL)
         try:
             answered, healthy = wait_until_healthy(home, supervisor, began)
             time.sleep(max(0.0, began + SETTLED_AFTER - time.monotonic()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import httpx
 
 START_SECONDS = 120.0
+RAISED = {"LLM_PLATFORM_RATE_LIMIT_DEFAULT": "1000000", "LLM_PLATFORM_RATE_LIMIT_AUTHENTICATED": "1000000"}
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,10 @@ class Started:
 
 @contextmanager
 def started_platform(home: Path) -> Iterator[Started]:
-    """`llm-platform up` on a free port, healthy; stopped at the end."""
+    """`llm-platform up` on a free port, healthy, with a rate limit out of the way; stopped at the end."""
     log = (home.parent / "platform.log").open("wb")
     command = [sys.executable, "-m", "llm_platform", "up", "--home", str(home), "--port", "0"]
-    with log, subprocess.Popen(command, stdout=log, stderr=log) as up:
+    with log, subprocess.Popen(command, env=os.environ | RAISED, stdout=log, stderr=log) as up:
         try:
             services = _services_when_healthy(home)
             environment = {"LLM_PLATFORM_HOME": str(home), "LLM_PLATFORM_MLFLOW_URL": services["mlflow"]["url"]}

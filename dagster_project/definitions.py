@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from dagster_project.defs.comparison import comparison
 from dagster_project.defs.dataset import dataset
 from dagster_project.defs.evaluation import evaluations
 from dagster_project.defs.export import exports
@@ -16,7 +17,7 @@ from dagster_project.defs.validation import validation, validation_checks
 from dagster_project.resources import PlatformResource
 
 defs = dg.Definitions(
-    assets=[uploaded_dataset, dataset, validation, preprocessed_splits, adapters, evaluations, exports, notebook_reports],
+    assets=[uploaded_dataset, dataset, validation, preprocessed_splits, adapters, evaluations, comparison, exports, notebook_reports],
     asset_checks=[validation_checks],
     jobs=[pipeline],
     executor=dg.in_process_executor,

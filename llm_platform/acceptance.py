@@ -11,9 +11,11 @@ from typing import Any
 from llm_platform import notebooks
 from llm_platform.database import Database
 from llm_platform.errors import DatasetError, InvalidConfig, PlatformError
+from llm_platform.keys import OPERATOR, Caller
 from llm_platform.settings import Settings
 from llm_platform.specs import (
     AgentClass,
+    ComparisonConfig,
     DatasetConfig,
     EvaluationConfig,
     NodeSpec,
@@ -22,18 +24,22 @@ from llm_platform.specs import (
     PreprocessingConfig,
     ValidationConfig,
 )
-from llm_platform.storage import Storage, parse_address
+from llm_platform.storage import Address, Storage, parse_address
 from llm_platform.training.base_model import check_name
+
+CACHE = "cache"
+"""The folder of the artifacts bucket that belongs to no run."""
 
 
 class Checks:
     """The checks of one pipeline against one platform."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, database: Database, storage: Storage) -> None:
+    def __init__(self, pipeline: Pipeline, settings: Settings, database: Database, storage: Storage, caller: Caller = OPERATOR) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._database = database
         self._storage = storage
+        self._caller = caller
         self._columns: dict[str, list[str] | None] = {}
 
     def run(self) -> None:
@@ -55,8 +61,11 @@ class Checks:
                     columns = self._known_columns(node, dataset_id)
                     for mapping in self._preprocessing_before(node):
                         _check_mapping(node, "dataset_id", columns, mapping)
+                case ComparisonConfig():
+                    for model_id in node.config.model_ids:
+                        self._known_model(node, model_id, node.config.metric)
                 case NotebookConfig():
-                    with_place(node, "notebook", notebooks.check, node.config.notebook, dict(node.config.parameters), self._settings)
+                    self._notebook(node, node.config)
                 case _:
                     pass
 
@@ -74,16 +83,42 @@ class Checks:
 
     def _file(self, node: NodeSpec, text: str) -> None:
         allowed = [self._settings.datasets_bucket, self._settings.artifacts_bucket, *self._settings.extra_buckets]
-        with_place(node, "file_path", parse_address, text, allowed)
+        address = with_place(node, "file_path", parse_address, text, allowed)
         found = with_place(node, "file_path", self._storage.stat, text)
-        if found is None or found.is_folder:
+        if found is None or found.is_folder or not self._may_read(address):
             raise placed(DatasetError(f"There is no file at '{text}'"), node, "file_path")
+
+    def _may_read(self, address: Address) -> bool:
+        """What an upload or a job stored is there for its owner; what the operator put beside it, for everybody."""
+        first = address.key.partition("/")[0]
+        if self._caller.sees is None:
+            return True
+        if address.bucket == self._settings.artifacts_bucket:
+            # What nodes share, over all runs and users, is no run's.
+            return first != CACHE and self._caller.may_see(self._database.owner_of_run(first))
+        upload = self._database.dataset(first) if address.bucket == self._settings.datasets_bucket else None
+        return upload is None or self._caller.may_see(upload["owner"])
+
+    def _notebook(self, node: NodeSpec, config: NotebookConfig) -> None:
+        given = [name for name in config.parameters if name.endswith("_path")]
+        if given and self._caller.sees is not None:
+            text = f"Parameter '{given[0]}' is a file on the platform's machine; it is set from the node's inputs, or by an admin"
+            raise placed(InvalidConfig(text), node, f"parameters.{given[0]}")
+        with_place(node, "notebook", notebooks.check, config.notebook, dict(config.parameters), self._settings)
 
     def _known_columns(self, node: NodeSpec, dataset_id: str) -> list[str]:
         row = self._database.dataset(dataset_id)
-        if row is None:
+        if row is None or not self._caller.may_see(row["owner"]):
             raise placed(InvalidConfig(f"There is no dataset '{dataset_id}'"), node, "dataset_id")
         return row["profile"]["analysis"]["columns"]
+
+    def _known_model(self, node: NodeSpec, model_id: str, metric: str) -> None:
+        row = self._database.model(model_id)
+        if row is None or not self._caller.may_see(self._database.owner_of_run(row["run_id"])):
+            raise placed(InvalidConfig(f"There is no model '{model_id}'"), node, "model_ids")
+        if metric not in row["metrics"]:
+            have = ", ".join(name for name in row["metrics"] if not name.startswith("base_")) or "nothing"
+            raise placed(InvalidConfig(f"Model '{model_id}' was not evaluated by {metric}; it has {have}"), node, "model_ids")
 
     def _columns_before(self, node: NodeSpec) -> Iterator[list[str]]:
         """The columns of each input of a node, looked up through what only passes rows on."""

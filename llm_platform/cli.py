@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from llm_platform.errors import Conflict, InvalidConfig, InvalidInput, PlatformError
 
 if TYPE_CHECKING:
+    from llm_platform.database import Database
     from llm_platform.settings import Settings
     from llm_platform.specs import PreprocessingConfig, TrainingConfig
 
@@ -26,6 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+keys = typer.Typer(help="API keys: who may use the platform, where LLM_PLATFORM_AUTHENTICATION is true.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
 
 HomeOption = Annotated[
     Path | None,
@@ -115,16 +121,51 @@ def preflight(
 @app.command()
 def reindex(home: HomeOption = None) -> None:
     """Rebuild the list of models from MLflow, which is the one truth about them."""
-    from llm_platform.database import Database
     from llm_platform.models import reindex as run
     from llm_platform.registry import Registry
 
-    settings = _settings(home)
-    database = Database.from_settings(settings)
-    try:
-        typer.echo(f"{run(Registry(settings.resolved_mlflow_url), database)} models")
-    finally:
-        database.close()
+    with _database(home) as database:
+        typer.echo(f"{run(Registry(_settings(home).resolved_mlflow_url), database)} models")
+
+
+@keys.command("create")
+def create_key(
+    owner: Annotated[str, typer.Argument(help="The user for whom the key speaks; several keys of one user see the same things.")],
+    scope: Annotated[str | None, typer.Option(help="read, write (the default), or admin: everything of everybody.")] = None,
+    expires_in_days: Annotated[int | None, typer.Option(help="The key does not expire if not given.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Make an API key. It is shown now and never again."""
+    from llm_platform import keys as store
+    from llm_platform.specs.base import spec_from_options
+    from llm_platform.specs.keys import KeyRequest
+
+    request = spec_from_options(KeyRequest, {"owner": owner, "scope": scope, "expires_in_days": expires_in_days})
+    with _database(home) as database:
+        made = store.create(request, database)
+    typer.echo(f"Key {made.key_id} of {made.owner}, scope {made.scope}; it is not shown again:", err=True)
+    typer.echo(made.key)
+
+
+@keys.command("list")
+def list_keys(home: HomeOption = None) -> None:
+    """Show whose keys there are, newest first; never the keys themselves."""
+    from llm_platform import keys as store
+
+    with _database(home) as database:
+        found, _ = store.listed(database)
+    for key in found:
+        typer.echo(f"{key.key_id}  {key.scope:<5}  {key.owner:<20}  {store.state(key)}")
+
+
+@keys.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], home: HomeOption = None) -> None:
+    """End a key, at once and for good."""
+    from llm_platform import keys as store
+
+    with _database(home) as database:
+        store.revoke(key_id, database)
+    typer.echo(f"Key {key_id} is revoked")
 
 
 @app.command()
@@ -187,6 +228,17 @@ def _train(data: Path, out: Path, preprocessing: PreprocessingConfig, training: 
     result = run(training, base, splits, out, work, reporter, base_name=preprocessing.base_model, threads=settings.threads)
     shutil.rmtree(work)
     typer.echo(f"Adapter in {out}: {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
+
+
+@contextmanager
+def _database(home: Path | None) -> Iterator[Database]:
+    from llm_platform.database import Database
+
+    database = Database.from_settings(_settings(home))
+    try:
+        yield database
+    finally:
+        database.close()
 
 
 def _settings(home: Path | None) -> Settings:

@@ -1,4 +1,4 @@
-"""The platform's own tables: submissions, nodes, datasets, log lines and the projection of the registry.
+"""Reads and writes of the platform's own tables (`llm_platform.tables`).
 
 SQLite in WAL mode in the home folder, or Postgres. What a client was told is accepted is in here before it is told.
 Times are UTC. The state of a job is Dagster's to say; of it only the final state is copied here.
@@ -16,106 +16,11 @@ import sqlalchemy.event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, RowMapping
 
+from llm_platform import tables
 from llm_platform.settings import Settings
+from llm_platform.tables import datasets, models, nodes, submissions
 
 FINAL = ("completed", "failed", "cancelled")
-
-
-class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A time zone aware time on databases that forget the zone."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return value.astimezone(UTC) if value else None
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
-
-
-metadata = sa.MetaData()
-
-submissions = sa.Table(
-    "submissions",
-    metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("dagster_run_id", sa.String(64), nullable=False, index=True),
-    sa.Column("source", sa.String(16), nullable=False, doc="api, or dagster for a run launched in its UI"),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("pipeline", sa.JSON, nullable=True),
-    sa.Column("status", sa.String(16), nullable=False, index=True),
-    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
-    sa.Column("submitted", sa.Boolean, nullable=False, default=False),
-    sa.Column("claimed_until", UtcDateTime, nullable=True),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("error", sa.JSON, nullable=True),
-    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
-    sa.Column("started_at", UtcDateTime, nullable=True),
-    sa.Column("ended_at", UtcDateTime, nullable=True),
-)
-
-nodes = sa.Table(
-    "nodes",
-    metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("agent_name", sa.String(64), primary_key=True),
-    sa.Column("agent_class", sa.String(64), nullable=False),
-    sa.Column("digest", sa.String(64), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False, default=1),
-    sa.Column("result", sa.JSON, nullable=True),
-    sa.Column("error", sa.JSON, nullable=True),
-    sa.Column("started_at", UtcDateTime, nullable=False),
-    sa.Column("ended_at", UtcDateTime, nullable=True),
-)
-
-datasets = sa.Table(
-    "datasets",
-    metadata,
-    sa.Column("dataset_id", sa.String(70), primary_key=True),
-    sa.Column("filename", sa.String(255), nullable=False),
-    sa.Column("format", sa.String(16), nullable=False),
-    sa.Column("size_bytes", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("s3_path", sa.String(1024), nullable=False),
-    sa.Column("table_path", sa.String(1024), nullable=False, doc="address of the canonical Parquet"),
-    sa.Column("profile", sa.JSON, nullable=False),
-    sa.Column("recorded", sa.Boolean, nullable=False, default=False, doc="materialized in Dagster"),
-    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
-)
-
-log_cursors = sa.Table(
-    "log_cursors",
-    metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("last_seq", sa.BigInteger, nullable=False),
-)
-
-log_lines = sa.Table(
-    "log_lines",
-    metadata,
-    sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("timestamp", UtcDateTime, nullable=False),
-    sa.Column("agent", sa.String(64), nullable=True),
-    sa.Column("agent_name", sa.String(64), nullable=True),
-    sa.Column("level", sa.String(8), nullable=False),
-    sa.Column("message", sa.Text, nullable=False),
-    sa.Column("data", sa.JSON, nullable=False),
-)
-
-models = sa.Table(
-    "models",
-    metadata,
-    sa.Column("model_id", sa.String(140), primary_key=True),
-    sa.Column("run_id", sa.String(64), nullable=False, index=True),
-    sa.Column("model_name", sa.String(255), nullable=False),
-    sa.Column("base_model", sa.String(1024), nullable=False, index=True),
-    sa.Column("metrics", sa.JSON, nullable=False),
-    sa.Column("exports", sa.JSON, nullable=False),
-    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
-)
 
 
 def now() -> datetime:
@@ -133,8 +38,15 @@ def _begin_immediate(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
 
+def _equal(column: sa.Column[Any], value: str | None) -> sa.ColumnElement[bool]:
+    return sa.true() if value is None else column == value
+
+
 class Database:
-    """Typed reads and writes of the tables above; safe to share between threads and processes."""
+    """Safe to share between threads and processes.
+
+    Where a list takes an `owner`, it is of what belongs to that user alone; of everything if that is None.
+    """
 
     def __init__(self, url: str) -> None:
         # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, which is not what dagster-postgres installs.
@@ -148,7 +60,7 @@ class Database:
         with self.write() as connection:
             if self.engine.dialect.name == "postgresql":
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(727274)"))  # two processes must not create at once
-            metadata.create_all(connection)
+            tables.create(connection)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
@@ -169,10 +81,12 @@ class Database:
 
     # submissions
 
-    def accept(self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any]) -> tuple[RowMapping, bool]:
+    def accept(
+        self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any], owner: str | None = None
+    ) -> tuple[RowMapping, bool]:
         """Inserts a submission, or finds the one of that run id; (row, whether it is new)."""
         row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="api", digest=digest, pipeline=pipeline)
-        row |= dict(status="pending", cancel_requested=False, submitted=False, attempts=0, created_at=now())
+        row |= dict(status="pending", cancel_requested=False, submitted=False, attempts=0, created_at=now(), owner=owner)
         with self.write() as connection:
             done = connection.execute(self._insert(submissions).values(row).on_conflict_do_nothing())
             found = connection.execute(sa.select(submissions).where(submissions.c.run_id == run_id)).mappings().one()
@@ -258,13 +172,33 @@ class Database:
             if status != "completed":
                 connection.execute(
                     sa.update(nodes)
-                    .where(nodes.c.run_id == run_id, nodes.c.status.in_(("pending", "running")))
+                    .where(nodes.c.run_id == run_id, nodes.c.status == "running")
                     .values(status=status, ended_at=ended_at or now(), error=lost if status == "failed" else None)
                 )
+
+    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str) -> bool:
+        """Makes an ended job that did not complete a submission again, for a new Dagster run. True for one of several at once.
+
+        Its nodes that did not complete wait again; those that did keep what they made.
+        """
+        ended = sa.and_(submissions.c.run_id == run_id, submissions.c.status.in_(("failed", "cancelled")))
+        again = dict(dagster_run_id=dagster_run_id, status="pending", cancel_requested=False, submitted=False, claimed_until=None)
+        again |= dict(attempts=0, error=None, started_at=None, ended_at=None, retried_at=now())
+        undone = sa.and_(nodes.c.run_id == run_id, nodes.c.status.in_(("failed", "cancelled")))
+        with self.write() as connection:
+            done = connection.execute(sa.update(submissions).where(ended, submissions.c.dagster_run_id == instead_of).values(**again))
+            if done.rowcount == 1:
+                connection.execute(sa.update(nodes).where(undone).values(status="pending", result=None, error=None, ended_at=None))
+            return done.rowcount == 1
 
     def submission(self, run_id: str) -> RowMapping | None:
         with self.read() as connection:
             return connection.execute(sa.select(submissions).where(submissions.c.run_id == run_id)).mappings().one_or_none()
+
+    def owner_of_run(self, run_id: str) -> str | None:
+        """To whom a run's job, log and models belong."""
+        with self.read() as connection:
+            return connection.execute(sa.select(submissions.c.owner).where(submissions.c.run_id == run_id)).scalar()
 
     def open_submissions(self) -> list[RowMapping]:
         """Those whose final state is not yet known here, oldest first."""
@@ -272,9 +206,11 @@ class Database:
         with self.read() as connection:
             return list(connection.execute(query).mappings())
 
-    def list_submissions(self, limit: int, offset: int, status: str | None = None) -> tuple[list[RowMapping], int]:
+    def list_submissions(
+        self, limit: int, offset: int, status: str | None = None, *, owner: str | None = None
+    ) -> tuple[list[RowMapping], int]:
         """(newest first, how many there are)."""
-        where = sa.true() if status is None else submissions.c.status == status
+        where = sa.and_(_equal(submissions.c.status, status), _equal(submissions.c.owner, owner))
         query = sa.select(submissions).where(where).order_by(submissions.c.created_at.desc(), submissions.c.run_id)
         with self.read() as connection:
             total = connection.execute(sa.select(sa.func.count()).select_from(submissions).where(where)).scalar_one()
@@ -331,11 +267,12 @@ class Database:
         with self.read() as connection:
             return connection.execute(sa.select(datasets).where(datasets.c.dataset_id == dataset_id)).mappings().one_or_none()
 
-    def list_datasets(self, limit: int, offset: int) -> tuple[list[RowMapping], int]:
+    def list_datasets(self, limit: int, offset: int, *, owner: str | None = None) -> tuple[list[RowMapping], int]:
+        where = _equal(datasets.c.owner, owner)
+        query = sa.select(datasets).where(where).order_by(datasets.c.created_at.desc(), datasets.c.dataset_id)
         with self.read() as connection:
-            total = connection.execute(sa.select(sa.func.count()).select_from(datasets)).scalar_one()
-            query = sa.select(datasets).order_by(datasets.c.created_at.desc(), datasets.c.dataset_id).limit(limit).offset(offset)
-            return list(connection.execute(query).mappings()), total
+            total = connection.execute(sa.select(sa.func.count()).select_from(datasets).where(where)).scalar_one()
+            return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
 
     def unrecorded_datasets(self) -> list[RowMapping]:
         with self.read() as connection:
@@ -365,8 +302,12 @@ class Database:
                 found[run_id].append(model_id)
         return found
 
-    def list_models(self, limit: int, offset: int, base_model: str | None = None) -> tuple[list[RowMapping], int]:
-        where = sa.true() if base_model is None else models.c.base_model == base_model
+    def list_models(
+        self, limit: int, offset: int, base_model: str | None = None, *, owner: str | None = None
+    ) -> tuple[list[RowMapping], int]:
+        where = _equal(models.c.base_model, base_model)
+        if owner is not None:  # a model belongs to whom its job belongs
+            where = sa.and_(where, models.c.run_id.in_(sa.select(submissions.c.run_id).where(submissions.c.owner == owner)))
         query = sa.select(models).where(where).order_by(models.c.created_at.desc(), models.c.model_id)
         with self.read() as connection:
             total = connection.execute(sa.select(sa.func.count()).select_from(models).where(where)).scalar_one()

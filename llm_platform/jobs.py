@@ -1,4 +1,4 @@
-"""A job's life as clients see it: accepted, watched, cancelled.
+"""A job's life as clients see it: accepted, watched, cancelled, tried again.
 
 The submission table makes a job durable, Dagster says in which state its run is, and the nodes' own reports say what came
 out. Dagster is known here only as `Runs`, so that the library imports none of it.
@@ -21,6 +21,8 @@ from sqlalchemy.engine import RowMapping
 from llm_platform.acceptance import Checks
 from llm_platform.database import FINAL, Database
 from llm_platform.errors import Conflict, NotFound
+from llm_platform.keys import Caller
+from llm_platform.runlog import append, line
 from llm_platform.settings import Settings
 from llm_platform.specs import Pipeline, parse_job_request
 from llm_platform.specs.resources import ErrorBody, Job, JobCancelled, JobCreated, JobResult, JobStatus, Progress
@@ -60,7 +62,7 @@ def dagster_run_id(run_id: str) -> str:
     return str(uuid.uuid5(NAMESPACE, run_id))
 
 
-def accept(body: Any, settings: Settings, database: Database, storage: Storage) -> JobCreated:
+def accept(body: Any, settings: Settings, database: Database, storage: Storage, caller: Caller) -> JobCreated:
     """The job of a POST /jobs body, written down before it is answered.
 
     The same body under the same run id is the same job. Raises InvalidInput, InvalidConfig or DatasetError with everything
@@ -69,14 +71,14 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage) 
     pipeline = parse_job_request(body)
     known = database.submission(pipeline.config.run_id) if pipeline.config.run_id else None
     if known is None:
-        Checks(pipeline, settings, database, storage).run()
+        Checks(pipeline, settings, database, storage, caller).run()
     pipeline = _named(pipeline)
     run_id, digest = pipeline.config.run_id or "", pipeline_digest(pipeline)
     row = known
     if row is None:
         config = pipeline.config.model_dump(mode="json")
-        row, _ = database.accept(run_id, dagster_run_id=dagster_run_id(run_id), digest=digest, pipeline=config)
-    if row["digest"] != digest:
+        row, _ = database.accept(run_id, dagster_run_id=dagster_run_id(run_id), digest=digest, pipeline=config, owner=caller.owner)
+    if row["digest"] != digest or not caller.may_see(row["owner"]):
         raise Conflict(f"Run id '{run_id}' is taken by another pipeline; choose another, or leave it out", run_id=run_id)
     # Asked again, the answer is the same as long as the job goes on; of one that ended, its end is what a client must know.
     status = row["status"] if row["status"] in FINAL else "pending"
@@ -148,6 +150,27 @@ def cancel(run_id: str, database: Database, runs: Runs | None) -> JobCancelled:
     elif runs is not None:
         _stop(database, runs, database.submission(run_id) or row)
     return JobCancelled(job_id=job_id(run_id), status="cancelled")
+
+
+def retry(row: RowMapping, database: Database) -> JobCreated:
+    """Gives a failed or cancelled job, as `refresh` last saw it, a new run: finished nodes are reused, training continues.
+
+    Raises Conflict for a job that goes on or has completed, and for one whose pipeline only Dagster knows.
+    """
+    run_id, name, status = row["run_id"], job_id(row["run_id"]), row["status"]
+    if status not in ("failed", "cancelled"):
+        state = "has completed" if status == "completed" else f"is {status}"
+        raise Conflict(f"Job '{name}' {state}; only a failed or cancelled job can be tried again", status=status)
+    if row["pipeline"] is None:
+        raise Conflict(f"Job '{name}' was launched in the Dagster UI; re-execute its run there", status=status)
+    # Derived, so that whoever tries again after the same run means the same new run.
+    following = str(uuid.uuid5(NAMESPACE, f"{run_id} after {row['dagster_run_id']}"))
+    if not database.retry(run_id, dagster_run_id=following, instead_of=row["dagster_run_id"]):
+        raise Conflict(f"Job '{name}' is already being tried again", status="pending")
+    done = [node["agent_name"] for node in database.nodes([run_id])[run_id] if node["status"] == "completed"]
+    reused = f"; what finished is used again: {', '.join(done)}" if done else ""
+    append(database, run_id, [line("INFO", f"The job is tried again{reused}")])
+    return JobCreated(job_id=name, run_id=run_id, status="pending", created_at=row["created_at"])
 
 
 def finish_cancels(database: Database, runs: Runs) -> None:

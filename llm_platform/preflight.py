@@ -16,6 +16,7 @@ from typing import Any
 from llm_platform.acceptance import Checks
 from llm_platform.database import Database
 from llm_platform.errors import DatasetError, InvalidConfig, InvalidInput, PlatformError
+from llm_platform.keys import OPERATOR, Caller
 from llm_platform.reporting import ListReporter
 from llm_platform.settings import Settings
 from llm_platform.specs import (
@@ -45,14 +46,14 @@ from llm_platform.training import base_model, estimate
 GROUP_ROWS = 8_192
 
 
-def preflight(body: Any, settings: Settings, database: Database, storage: Storage) -> Preflight:
+def preflight(body: Any, settings: Settings, database: Database, storage: Storage, caller: Caller = OPERATOR) -> Preflight:
     """The answer to POST /preflight. Raises InvalidInput, InvalidConfig or DatasetError for what no job is accepted with."""
     found = problems(PreflightRequest, body)
     if found:
         raise InvalidInput("Input validation failed for the preflight", errors=[{**item, "agent": None} for item in found])
     request = PreflightRequest.model_validate(body)
     pipeline = _pipeline(request)
-    Checks(pipeline, settings, database, storage).run()
+    Checks(pipeline, settings, database, storage, caller).run()
     if not pipeline.of_class(AgentClass.PREPROCESSING):
         raise InvalidConfig("A preflight looks at preprocessing nodes, and the pipeline has none", errors=[])
 

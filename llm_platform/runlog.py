@@ -16,8 +16,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from llm_platform.database import Database, log_cursors, log_lines, now
+from llm_platform.database import Database, now
 from llm_platform.errors import InvalidInput
+from llm_platform.tables import log_cursors, log_lines
 
 FLUSH_SECONDS = 0.1
 PROGRESS_SECONDS = 5.0

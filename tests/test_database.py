@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llm_platform.database import Database, now, submissions
+from llm_platform.database import Database, now
+from llm_platform.tables import submissions
 
 pytest_plugins = ["tests.databases"]
 PIPELINE = {"nodes": []}
@@ -30,6 +31,36 @@ def test_times_keep_their_zone(database: Database) -> None:
     database.update_submission("r", started_at=at)
     found = (database.submission("r") or {})["started_at"]
     assert found == at and found.tzinfo is UTC
+
+
+def test_tables_of_an_earlier_version_get_what_is_new(url: str) -> None:
+    old = Database(url)
+    accept(old, "r")
+    with old.write() as connection:
+        connection.exec_driver_sql("DROP TABLE keys")
+        for table in ("submissions", "datasets"):
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN owner")
+        connection.exec_driver_sql("ALTER TABLE submissions DROP COLUMN retried_at")
+    old.close()
+    database = Database(url)
+    assert (database.submission("r") or {})["owner"] is None and database.list_datasets(1, 0) == ([], 0)
+    database.update_submission("r", retried_at=now())
+    assert (database.submission("r") or {})["retried_at"].tzinfo is UTC
+    database.close()
+
+
+def test_lists_of_an_owner(database: Database) -> None:
+    for run_id, owner in (("a", "ada"), ("b", "bob"), ("c", None)):
+        database.accept(run_id, dagster_run_id=run_id, digest="", pipeline=PIPELINE, owner=owner)
+        database.put_model(
+            model_id=f"model_{run_id}", run_id=run_id, model_name="m", base_model="b", metrics={}, exports=[], created_at=now()
+        )
+    assert [row["run_id"] for row in database.list_submissions(10, 0, owner="ada")[0]] == ["a"]
+    assert database.list_submissions(10, 0, "completed", owner="ada") == ([], 0)
+    rows, total = database.list_models(10, 0, "b", owner="bob")
+    assert ([row["model_id"] for row in rows], total) == (["model_b"], 1)
+    assert database.list_models(10, 0)[1] == database.list_submissions(10, 0)[1] == 3
+    assert [database.owner_of_run(run_id) for run_id in ("a", "c", "none")] == ["ada", None, None]
 
 
 def test_accepted_once(database: Database) -> None:
@@ -101,6 +132,24 @@ def test_the_end_of_an_older_run_does_not_end_a_newer_one(database: Database) ->
     assert status(database, "r") == "pending"
     database.finish("r", "second", "completed", started_at=None, ended_at=now())
     assert status(database, "r") == "completed"
+
+
+def test_a_job_is_tried_again_once(database: Database) -> None:
+    accept(database, "r")
+    for name, ended in (("done", "completed"), ("broken", "failed")):
+        database.start_node("r", name, "TrainingAgent", "x")
+        database.end_node("r", name, ended, result={"kept": name} if ended == "completed" else None, error={"error": "E"})
+    assert not database.retry("r", dagster_run_id="second", instead_of="d-r"), "it has not ended"
+    database.finish("r", "d-r", "failed", started_at=now(), ended_at=now())
+    with ThreadPoolExecutor(8) as pool:
+        tried = list(pool.map(lambda _: database.retry("r", dagster_run_id="second", instead_of="d-r"), range(8)))
+    assert tried.count(True) == 1
+    (row,) = database.claim(10, 60)
+    assert (row["dagster_run_id"], row["status"], row["started_at"]) == ("second", "pending", None)
+    nodes = {node["agent_name"]: (node["status"], node["result"], node["error"]) for node in database.nodes(["r"])["r"]}
+    assert nodes == {"done": ("completed", {"kept": "done"}, {"error": "E"}), "broken": ("pending", None, None)}
+    database.finish("r", "second", "completed", started_at=now(), ended_at=now())
+    assert not database.retry("r", dagster_run_id="third", instead_of="second"), "it has completed"
 
 
 def test_a_cancelled_job_says_cancelled(database: Database) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import DatasetRow, PageDep, PreviewLimit, ServicesDep, UploadSlot
+from api.deps import CallerDep, DatasetRow, PageDep, PreviewLimit, ServicesDep, UploadSlot
 from api.multipart import received
 from llm_platform import datasets
 from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview, Profile
@@ -26,23 +26,24 @@ _FORM = {
 
 
 @router.post("/upload", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}})
-async def upload(request: Request, response: Response, services: ServicesDep, _slot: UploadSlot) -> DatasetUploaded:
+async def upload(request: Request, response: Response, services: ServicesDep, caller: CallerDep, _slot: UploadSlot) -> DatasetUploaded:
     """Uploads a dataset file, as the form field `file`. The header `Server-Timing` says how long receiving it, hashed and down
     to the disk, and reading it took."""
     settings = services.settings
     started = perf_counter()
     async with received(request, settings.work / "uploads", settings.max_upload_bytes) as file:
         arrived = perf_counter()
-        made = await to_thread.run_sync(datasets.ingest, file, settings, services.database, services.storage, limiter=services.conversions)
+        arguments = (file, settings, services.database, services.storage, caller.owner)
+        made = await to_thread.run_sync(datasets.ingest, *arguments, limiter=services.conversions)
     response.headers["Server-Timing"] = f"receive;dur={1000 * (arrived - started):.1f}, read;dur={1000 * (perf_counter() - arrived):.1f}"
     services.kick()
     return made
 
 
 @router.get("")
-def list_datasets(services: ServicesDep, page: PageDep) -> Page[Dataset]:
+def list_datasets(services: ServicesDep, caller: CallerDep, page: PageDep) -> Page[Dataset]:
     """Datasets, newest first."""
-    rows, total = services.database.list_datasets(page.limit, page.offset)
+    rows, total = services.database.list_datasets(page.limit, page.offset, owner=caller.sees)
     return Page(items=[datasets.view(row) for row in rows], **page.bounds(total))
 
 

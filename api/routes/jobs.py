@@ -1,10 +1,10 @@
-"""Jobs: submit, list, watch, cancel."""
+"""Jobs: submit, list, watch, cancel, try again."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.deps import JsonBody, PageDep, ServicesDep, StatusFilter, Submission
+from api.deps import CallerDep, JsonBody, PageDep, ServicesDep, StatusFilter, Submission
 from llm_platform import jobs
 from llm_platform.specs import JobRequest
 from llm_platform.specs.resources import Job, JobCancelled, JobCreated, Page
@@ -16,18 +16,18 @@ _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": f
 
 
 @router.post("", openapi_extra={"requestBody": _BODY})
-def create(body: JsonBody, services: ServicesDep) -> JobCreated:
+def create(body: JsonBody, services: ServicesDep, caller: CallerDep) -> JobCreated:
     """Submits a pipeline. The same body with the same `run_id` is the same job."""
-    created = jobs.accept(body, services.settings, services.database, services.storage)
+    created = jobs.accept(body, services.settings, services.database, services.storage, caller)
     services.kick()
     return created
 
 
 @router.get("")
-def list_jobs(services: ServicesDep, page: PageDep, status: StatusFilter = None) -> Page[Job]:
+def list_jobs(services: ServicesDep, caller: CallerDep, page: PageDep, status: StatusFilter = None) -> Page[Job]:
     """Jobs, newest first."""
     services.refresh(services.database.open_submissions())
-    rows, total = services.database.list_submissions(page.limit, page.offset, status)
+    rows, total = services.database.list_submissions(page.limit, page.offset, status, owner=caller.sees)
     return Page(items=jobs.views(services.database, rows), **page.bounds(total))
 
 
@@ -43,3 +43,11 @@ def cancel(row: Submission, services: ServicesDep) -> JobCancelled:
     cancelled = jobs.cancel(row["run_id"], services.database, services.orchestrator)
     services.kick()
     return cancelled
+
+
+@router.post("/{job_id}/retry")
+def retry(row: Submission, services: ServicesDep) -> JobCreated:
+    """Tries a failed or cancelled job again, in a new run that reuses the nodes that had finished."""
+    created = jobs.retry(row, services.database)
+    services.kick()
+    return created

@@ -7,10 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from fastapi.responses import PlainTextResponse, Response
 
-from api.deps import BaseModelFilter, PageDep, ServicesDep, TrainedModel
+from api.deps import BaseModelFilter, CallerDep, ComparedModels, PageDep, ServicesDep, TrainedModel
 from api.download import archive_response
 from llm_platform import models
+from llm_platform.comparisons import compare_models
 from llm_platform.registry.card import card
+from llm_platform.specs.comparison import Comparison
 from llm_platform.specs.resources import Model, ModelList
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -23,10 +25,16 @@ _MARKDOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"text/markdown":
 
 
 @router.get("")
-def list_models(services: ServicesDep, page: PageDep, base_model: BaseModelFilter = None) -> ModelList:
+def list_models(services: ServicesDep, caller: CallerDep, page: PageDep, base_model: BaseModelFilter = None) -> ModelList:
     """Trained models, newest first."""
-    rows, total = services.database.list_models(page.limit, page.offset, base_model)
+    rows, total = services.database.list_models(page.limit, page.offset, base_model, owner=caller.sees)
     return ModelList(models=[models.summary(row) for row in rows], **page.bounds(total))
+
+
+@router.get("/compare")
+def compare(wanted: ComparedModels, services: ServicesDep) -> Comparison:
+    """Two or more models on the examples that all of them were evaluated on."""
+    return compare_models(wanted, services.storage, services.settings.work / "inputs")
 
 
 @router.get("/{model_id}")

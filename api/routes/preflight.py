@@ -5,7 +5,7 @@ from __future__ import annotations
 from anyio import to_thread
 from fastapi import APIRouter
 
-from api.deps import JsonBody, ServicesDep
+from api.deps import CallerDep, JsonBody, ServicesDep
 from llm_platform import preflight
 from llm_platform.specs.preflight import Preflight, PreflightRequest
 
@@ -16,7 +16,7 @@ _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": f
 
 
 @router.post("", openapi_extra={"requestBody": _BODY})
-async def check(body: JsonBody, services: ServicesDep) -> Preflight:
+async def check(body: JsonBody, services: ServicesDep, caller: CallerDep) -> Preflight:
     """Tries validation and preprocessing on the first rows: counts, tokens, loss masks, estimated steps, time and memory."""
-    arguments = (body, services.settings, services.database, services.storage)
+    arguments = (body, services.settings, services.database, services.storage, caller)
     return await to_thread.run_sync(preflight.preflight, *arguments, limiter=services.conversions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from dagster_project.defs.comparison import comparison
 from dagster_project.defs.dataset import dataset
 from dagster_project.defs.evaluation import evaluations
 from dagster_project.defs.export import exports
@@ -26,5 +27,7 @@ def _describe(platform: Platform, results: dict[str, NodeResult]) -> Described:
 
 
 notebook_reports = stage_asset(
-    AgentClass.NOTEBOOK, after=[dataset, validation, preprocessed_splits, adapters, evaluations, exports], describe=_describe
+    AgentClass.NOTEBOOK,
+    after=[dataset, validation, preprocessed_splits, adapters, evaluations, comparison, exports],
+    describe=_describe,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llm_platform.agents.models import project, weights
 from llm_platform.agents.node import Upstream, Work
+from llm_platform.comparisons import EVALUATION_TAG
 from llm_platform.errors import InvalidConfig
 from llm_platform.specs import AgentClass, EvaluationConfig, PreprocessingConfig
 from llm_platform.specs.results import NodeResult
@@ -35,7 +36,9 @@ def run_evaluation(work: Work) -> NodeResult:
             address = f"s3://{platform.settings.artifacts_bucket}/{node.run_id}/evaluations/{node.agent_name}/{source.agent_name}"
             platform.storage.put_folder(out, address)
         figures = dict(result.tuned) | {f"base_{name}": value for name, value in (result.base or {}).items()}
-        platform.registry.set_metrics(model_id, figures)
+        bounds = result.intervals["tuned"] | {f"base_{name}": interval for name, interval in result.intervals.get("base", {}).items()}
+        platform.registry.set_metrics(model_id, figures, bounds)
+        platform.registry.set_tags(model_id, {EVALUATION_TAG: address})
         project(platform, model_id)
         artifacts["evaluation" if len(sources) == 1 else f"evaluation.{source.agent_name}"] = address
         metrics |= figures if len(sources) == 1 else {f"{source.agent_name}.{name}": value for name, value in figures.items()}

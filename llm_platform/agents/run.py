@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import OperationalError
 
-from llm_platform.agents import evaluation, export, notebook, preprocessing, sources, training
+from llm_platform.agents import comparison, evaluation, export, notebook, preprocessing, sources, training
 from llm_platform.agents.node import Node, Platform, Work, load_upstream
 from llm_platform.errors import Cancelled, PlatformError, StorageError, TrainingError
 from llm_platform.reporting import Reporter
@@ -20,6 +20,7 @@ AGENTS: dict[AgentClass, Callable[[Work], NodeResult]] = {
     AgentClass.PREPROCESSING: preprocessing.run_preprocessing,
     AgentClass.TRAINING: training.run_training,
     AgentClass.EVALUATION: evaluation.run_evaluation,
+    AgentClass.COMPARISON: comparison.run_comparison,
     AgentClass.EXPORT: export.run_export,
     AgentClass.NOTEBOOK: notebook.run_notebook,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +18,21 @@ from llm_platform.specs.resources import Health
 class Client:
     """A platform at `base_url`. Use it as a context manager, or `close()` it, to give the connections back.
 
-    `timeout` is in seconds for each answer (streams and downloads: for each silence); calls that can be repeated safely
-    are tried again up to `max_retries` times, with growing pauses, when nobody answers or the platform is busy.
+    `api_key` says who you are to a platform that asks; LLM_PLATFORM_API_KEY of the environment if not given. `timeout` is in
+    seconds for each answer (streams and downloads: for each silence); calls that can be repeated safely are tried again up
+    to `max_retries` times, with growing pauses, when nobody answers or the platform is busy.
     """
 
-    def __init__(self, base_url: str = "http://localhost:8000/api/v1", *, timeout: float = 60.0, max_retries: int = 5) -> None:
-        self._transport = Transport(base_url, timeout=timeout, max_retries=max_retries)
+    def __init__(
+        self,
+        base_url: str = "http://localhost:8000/api/v1",
+        *,
+        api_key: str | None = None,
+        timeout: float = 60.0,
+        max_retries: int = 5,
+    ) -> None:
+        api_key = api_key or os.environ.get("LLM_PLATFORM_API_KEY") or None
+        self._transport = Transport(base_url, timeout=timeout, max_retries=max_retries, api_key=api_key)
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
         self.logs = Logs(self._transport)

@@ -1,4 +1,4 @@
-"""`client.jobs`: submit pipelines, follow them, cancel them."""
+"""`client.jobs`: submit pipelines, follow them, cancel them, try them again."""
 
 from __future__ import annotations
 
@@ -125,6 +125,10 @@ class Jobs:
     def cancel(self, job: Job | str) -> JobCancelled:
         """Asks a job to stop. Raises Conflict when it had already completed or failed."""
         return parse(JobCancelled, self._transport.request("DELETE", _path(_id(job)), repeat=True))
+
+    def retry(self, job: Job | str) -> Job:
+        """Tries a failed or cancelled job again; nodes that had finished are reused. Raises Conflict for any other job."""
+        return Job(self._transport, parse(JobCreated, self._transport.request("POST", f"{_path(_id(job))}/retry")))
 
     def wait(self, job: Job | str, *, timeout: float | None = None, on_update: Callable[[Job], None] | None = None) -> Job:
         """The job when it has ended, whichever way: look at its `status` and `error`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -15,6 +16,7 @@ from llm_platform.client.pages import Page
 from llm_platform.client.transport import Transport, parse
 from llm_platform.errors import NotFound
 from llm_platform.specs import resources
+from llm_platform.specs.comparison import Comparison
 from llm_platform.specs.resources import ModelList, ModelSummary
 
 Format = Literal["adapter", "merged", "gguf"]
@@ -55,6 +57,13 @@ class Models:
         model = parse(Model, self._transport.request("GET", _path(model_id)))
         model._models = self
         return model
+
+    def compare(self, model_ids: Sequence[str]) -> Comparison:
+        """Models on the examples that all of them were evaluated on, each against the first.
+
+        Raises InvalidConfig if one of them was not evaluated, or on other examples.
+        """
+        return parse(Comparison, self._transport.request("GET", "/models/compare", params={"ids": ",".join(model_ids)}))
 
     def card(self, model_id: str) -> str:
         """The model card, as Markdown."""

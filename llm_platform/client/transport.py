@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel
 
-from llm_platform.errors import NotFound, PlatformError, RateLimited, ServiceUnavailable, Unauthorized, from_body
+from llm_platform.errors import Forbidden, NotFound, PlatformError, RateLimited, ServiceUnavailable, Unauthorized, from_body
 
 BUSY = (429, 502, 503, 504)
 """Answers of a platform, or of a proxy before it, that will be there again in a while."""
@@ -27,12 +27,13 @@ ResultT = TypeVar("ResultT", bound=BaseModel)
 class Transport:
     """One connection pool to one platform."""
 
-    def __init__(self, base_url: str, *, timeout: float, max_retries: int) -> None:
+    def __init__(self, base_url: str, *, timeout: float, max_retries: int, api_key: str | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self.max_retries = max_retries
         self._http = httpx.Client(
             timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
             follow_redirects=True,
+            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             # A proxy that the environment names is for the world outside: it cannot reach a platform on this machine.
             trust_env=httpx.URL(self.base_url).host not in ("localhost", "127.0.0.1", "::1"),
         )
@@ -85,7 +86,8 @@ class Transport:
             else:
                 if response.status_code in accept:
                     return response
-                if response.status_code not in BUSY or last or not repeat:
+                # What was refused for being one too many did nothing: any call can be made again.
+                if response.status_code not in BUSY or last or not (repeat or response.status_code == 429):
                     try:
                         return checked(response)
                     except BaseException:
@@ -135,7 +137,7 @@ def error_of(response: httpx.Response) -> PlatformError:
         body = None
     if isinstance(body, dict) and isinstance(body.get("error"), str) and isinstance(body.get("metadata", {}), dict):
         return from_body(body)
-    by_status = {401: Unauthorized, 404: NotFound, 429: RateLimited}
+    by_status = {401: Unauthorized, 403: Forbidden, 404: NotFound, 429: RateLimited}
     kind = by_status.get(response.status_code) or (ServiceUnavailable if response.status_code in BUSY else PlatformError)
     return kind(f"{response.request.method} {response.request.url} was answered with {response.status_code} {response.reason_phrase}")
 

@@ -51,6 +51,7 @@ def pipeline(dataset_id: str, held_out_id: str) -> dict[str, Any]:
             {"method": "lora", "model_name": "ticket-router", "lora_r": 16, "learning_rate": 5e-3, "batch_size": 8, "epochs": 1},
         ),
         ("evaluation", "EvaluationAgent", {"dataset_id": held_out_id, "max_samples": HELD_OUT_ROWS, "max_new_tokens": 24}),
+        ("comparison", "ComparisonAgent", {"metric": "accuracy"}),
         ("export", "ExportAgent", {"formats": ["adapter", "merged"]}),
         ("report", "NotebookAgent", {"notebook": "evaluate_model"}),
     ]
@@ -59,6 +60,7 @@ def pipeline(dataset_id: str, held_out_id: str) -> dict[str, Any]:
         ("validation", "preprocessing"),
         ("preprocessing", "training"),
         ("training", "evaluation"),
+        ("evaluation", "comparison"),
         ("training", "export"),
         ("evaluation", "report"),
     ]

@@ -43,9 +43,13 @@ class Server:
         up = [sys.executable, "-m", "llm_platform", "up", "--port", "0", "--home", str(self.home)]
         # Should the demo be killed, the platform is asked to stop all the same.
         leashed = [sys.executable, "-I", "-S", str(Path(leash.__file__)), str(os.getpid()), *up]
+        # The demo looks more often than a client should; and its platform, on this machine only, knows no keys.
+        raised = {"LLM_PLATFORM_RATE_LIMIT_DEFAULT": "1000000", "LLM_PLATFORM_AUTHENTICATION": "false"}
         with self.log.open("wb") as log:
             # A session of its own: Ctrl-C reaches the demo alone, which then stops the platform in good order.
-            self._process = subprocess.Popen(leashed, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                leashed, env=os.environ | raised, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         self._wait()
 
     def address(self, service: str) -> str | None:

@@ -21,16 +21,18 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from llm_platform.errors import DatasetError, TrainingError
-from llm_platform.evaluation.generate import Answer, greedy
-from llm_platform.evaluation.score import is_correct, token_f1
+from llm_platform.evaluation.bootstrap import intervals
+from llm_platform.evaluation.figures import GENERATED, columns_of, confusion_of, figures_of
+from llm_platform.evaluation.generate import greedy
+from llm_platform.evaluation.loss import row_losses
 from llm_platform.reporting import Reporter
 from llm_platform.specs import EvaluationConfig
 from llm_platform.specs.base import Resource
+from llm_platform.specs.comparison import Confusion, Cost, Interval
 from llm_platform.training.adapter import causal_model, check_base, ends, is_adapter, load_adapter, training_record
 from llm_platform.training.base_model import load
-from llm_platform.training.device import pick_device
+from llm_platform.training.device import peak_memory_mb, pick_device
 from llm_platform.training.folders import whole_folder
-from llm_platform.training.loop import mean_loss
 from llm_platform.training.rows import Rows, check_rows, read_rows
 
 EXAMPLES = 5
@@ -39,14 +41,18 @@ TAIL = 400
 
 
 class EvaluationResult(Resource):
-    """Figures by name: those of `EvaluationConfig.metrics`, `count`, and, where answers were generated, `eos_rate`.
+    """Figures by name: those of `EvaluationConfig.metrics` that the references allow, `count`, and, where answers were generated,
+    `eos_rate`.
 
-    `accuracy`, `f1` and `eos_rate` (share of answers that the model itself ended) are between 0 and 1; `loss` is in nats per
-    token of the completions, `perplexity` its exponential.
+    All but `loss` and `perplexity` are between 0 and 1, `eos_rate` is the share of answers that the model itself ended; `loss` is in
+    nats per token of the completions, `perplexity` its exponential. `intervals`, `confusion` and `costs` are by `tuned` and `base`.
     """
 
     tuned: dict[str, float]
     base: dict[str, float] | None
+    intervals: dict[str, dict[str, Interval]]
+    confusion: dict[str, Confusion]
+    costs: dict[str, Cost]
     samples: int
     seconds: float
     examples: list[dict[str, str]]
@@ -79,18 +85,31 @@ def evaluate(
     if record is not None and record.get("quantization"):
         reporter.info("Trained on the base in 4 bits; measured on the base's own weights, as the adapter is merged and exported")
 
+    table = table.with_columns(tokens=pl.Series(sample.labels))
     figures: dict[str, dict[str, float]] = {}
+    bounds: dict[str, dict[str, Interval]] = {}
+    costs: dict[str, Cost] = {}
     for name, model in _models(base_model, tuned, device, dtype, with_base=config.include_base):
         context = getattr(model.config, "max_position_embeddings", None)
         check_rows(sample, "evaluation", vocabulary=model.config.vocab_size, context=context)
-        figures[name], answers = _score(config, model, sample, table, tokenizer, stops, name, reporter)
-        table = table.with_columns(**answers)
-        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in figures[name].items())
-        reporter.info(f"{'Base model' if name == 'base' else 'Tuned model'}: {shown}", **figures[name])
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        began = time.perf_counter()
+        table = table.with_columns(**_score(config, model, sample, table, tokenizer, stops, name, reporter))
+        costs[name] = _cost(model, name, device, time.perf_counter() - began)
         del model  # so that the next one finds its memory free
+        followed = figures_of(table, name, config.metrics)
+        figures[name] = {metric: figure.measured for metric, figure in followed.items()} | {"count": float(len(sample))}
+        _check_perplexity(figures[name])
+        bounds[name] = intervals(followed)
+        shown = ", ".join(_shown(metric, value, bounds[name].get(metric)) for metric, value in figures[name].items())
+        reporter.info(f"{'Base model' if name == 'base' else 'Tuned model'}: {shown}", **figures[name])
     result = EvaluationResult(
         tuned=figures["tuned"],
         base=figures.get("base"),
+        intervals=bounds,
+        confusion={name: confusion for name in figures if (confusion := confusion_of(table, name))},
+        costs=costs,
         samples=len(sample),
         seconds=time.perf_counter() - started,
         examples=_examples(table),
@@ -150,11 +169,10 @@ def _score(
     stops: Collection[int],
     name: str,
     reporter: Reporter,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """The asked figures, and the columns that they came from."""
-    figures: dict[str, float] = {}
-    columns: dict[str, Any] = {}
-    if {"accuracy", "f1"} & set(config.metrics):
+) -> dict[str, pl.Series]:
+    """The columns that the asked figures follow from."""
+    columns: dict[str, pl.Series] = {}
+    if set(GENERATED) & set(config.metrics):
         answers = greedy(
             model,
             [rows.prompt(index) for index in range(len(rows))],
@@ -164,41 +182,33 @@ def _score(
             reporter=reporter,
             what=f"answers of the {name} model",
         )
-        columns = _columns(answers, table["reference"].to_list(), tokenizer, name)
-        means = {"accuracy": columns[f"{name}_correct"], "f1": columns[f"{name}_f1"]}
-        figures = {metric: _mean(means[metric]) for metric in ("accuracy", "f1") if metric in config.metrics}
-        figures["eos_rate"] = _mean(columns[f"{name}_stopped"])
+        texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
+        columns = columns_of(texts, [answer.stopped for answer in answers], table["reference"].to_list(), name)
     if {"loss", "perplexity"} & set(config.metrics):
-        loss = mean_loss(model, rows, config.batch_size, model.device, model.dtype, reporter)
-        if "loss" in config.metrics:
-            figures["loss"] = loss
-        if "perplexity" in config.metrics:
-            figures["perplexity"] = _perplexity(loss)
-    return {**figures, "count": float(len(rows))}, columns
+        columns[f"{name}_loss"] = pl.Series(row_losses(model, rows, config.batch_size, reporter))
+    return columns
 
 
-def _columns(answers: list[Answer], references: list[str], tokenizer: Tokenizer, name: str) -> dict[str, pl.Series]:
-    texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
-    pairs = list(zip(texts, references, strict=True))
-    return {
-        f"{name}_answer": pl.Series(texts, dtype=pl.String),
-        f"{name}_correct": pl.Series([is_correct(*pair) for pair in pairs], dtype=pl.Boolean),
-        f"{name}_f1": pl.Series([token_f1(*pair) for pair in pairs], dtype=pl.Float64),
-        f"{name}_stopped": pl.Series([answer.stopped for answer in answers], dtype=pl.Boolean),
-    }
+def _cost(model: PreTrainedModel, name: str, device: torch.device, seconds: float) -> Cost:
+    """Of a base model that is scored with its adapter switched off, the adapter's weights are not counted."""
+    adapter = [weight for key, weight in model.named_parameters() if ".lora_" in key]
+    weights = [weight for key, weight in model.named_parameters() if name == "tuned" or ".lora_" not in key]
+    return Cost(
+        parameters=sum(weight.numel() for weight in weights),
+        adapter_parameters=sum(weight.numel() for weight in adapter) if adapter and name == "tuned" else None,
+        weights_mb=sum(weight.nbytes for weight in weights) / 2**20,
+        peak_memory_mb=peak_memory_mb(device) if device.type == "cuda" else None,
+        scoring_seconds=seconds,
+    )
 
 
-def _mean(column: pl.Series) -> float:
-    return float(column.cast(pl.Float64).to_numpy().mean())
+def _check_perplexity(figures: dict[str, float]) -> None:
+    if not math.isfinite(figures.get("perplexity", 0.0)):
+        raise TrainingError("The loss is too high for a perplexity; the model's weights are broken")
 
 
-def _perplexity(loss: float) -> float:
-    try:
-        return math.exp(loss)
-    except OverflowError as error:
-        raise TrainingError(
-            f"The loss of {loss:.4g} nats per token is too high for a perplexity; the model's weights are broken"
-        ) from error
+def _shown(metric: str, value: float, interval: Interval | None) -> str:
+    return f"{metric} {value:.4g}" + (f" ({interval.low:.3g} to {interval.high:.3g})" if interval else "")
 
 
 def _examples(table: pl.DataFrame) -> list[dict[str, str]]:

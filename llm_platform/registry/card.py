@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from llm_platform.registry.models import RegisteredModel
+from llm_platform.specs.comparison import Interval
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -20,7 +21,7 @@ _ADAPTER_METHODS = ("lora", "qlora")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 _OWN_BASE = "llm-platform/"
 _BASE_METRIC = "base_"
-_EVALUATION = ("accuracy", "f1", "perplexity", "loss")
+_EVALUATION = ("accuracy", "f1", "exact_match", "rouge_l", "numeric_match", "label_accuracy", "macro_f1", "perplexity", "loss")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _MARKDOWN = re.compile(r"([\\`*\[\]#|<>~$&]|(?<![^\W_])_|_(?![^\W_]))")
 """What means something in the middle of a line; an underscore within a word does not."""
@@ -43,7 +44,16 @@ def card(model: RegisteredModel) -> str:
         digests={name: value for name, value in sorted(model.tags.items()) if name not in (LICENSE_TAG, FUNNEL_TAG)},
         funnel=_funnel(model),
         config={name: value if isinstance(value, str) else json.dumps(value) for name, value in model.training_config.items()},
-        figures=[{"name": name, "base": _number(base.get(name)), "tuned": _number(tuned.get(name))} for name in names],
+        figures=[
+            {
+                "name": name,
+                "base": _figure(base.get(name), model.intervals.get(_BASE_METRIC + name)),
+                "tuned": _figure(tuned.get(name), model.intervals.get(name)),
+                "count": _count(model, name),
+            }
+            for name in names
+        ],
+        with_intervals=bool(model.intervals),
         with_base=bool(base),
         evaluated=any(name in tuned for name in _EVALUATION),
         adapter_code=_python(_ADAPTER_CODE, model),
@@ -114,8 +124,16 @@ def _funnel(model: RegisteredModel) -> dict[str, int]:
     return {str(step): int(rows) for step, rows in counts.items()}
 
 
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.4g}"
+def _figure(value: float | None, interval: Interval | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.4g}" + (f" ({interval.low:.3g} to {interval.high:.3g})" if interval else "")
+
+
+def _count(model: RegisteredModel, name: str) -> str:
+    """The rows that a figure stands on; nothing for one that is not of rows."""
+    interval = model.intervals.get(name) or model.intervals.get(_BASE_METRIC + name)
+    return f"{interval.count:,}" if interval else ""
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from llm_platform.specs.comparison import Interval
+
 
 class DatasetInput(BaseModel):
     """A dataset that a model was trained on. `digest` is the full SHA-256 of its bytes; `rows` is None if not counted."""
@@ -46,6 +48,7 @@ class RegisteredModel(BaseModel):
     datasets: list[DatasetInput]
     training_config: dict[str, Any]
     metrics: dict[str, float]
+    intervals: dict[str, Interval] = {}
     exports: dict[str, str]
     export_digests: dict[str, str]
     created_at: datetime

@@ -17,13 +17,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_platform.errors import InvalidConfig, NotFound, ServiceUnavailable
 from llm_platform.registry.models import DatasetInput, MetricPoint, RegisteredModel
+from llm_platform.registry.records import CURVES, PREFIX, interval_metrics, split_tag, to_dataset_input, to_model, to_params, to_tags
+from llm_platform.specs.comparison import Interval
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,13 +38,8 @@ MODEL: Literal["model"] = "model"
 BATCH = 1000
 """Most metrics of one request."""
 
-_PREFIX = "llm_platform."
-_CURVES = "train/"
 _MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _PARAMS = 100
-_PARAM_LENGTH = 6000
-_TAG_LENGTH = 5000
-_DIGEST_LENGTH = 36
 _CHECK_SECONDS = 1.5
 
 
@@ -92,20 +88,20 @@ class Registry:
                     return old.info.run_id
                 self._end(old, "KILLED")
             named = {"model_id": model_id, "run_id": run_id, "agent_name": agent_name, "base_model": base_model}
-            tagged = _tags({**tags, **named, **_split("config", json.dumps(dict(config)))})
+            tagged = to_tags({**tags, **named, **split_tag("config", json.dumps(dict(config)))})
             run = self._client.create_run(self._experiment(), tags=tagged, run_name=f"{model_name} {run_id}")
-            params = [Param(name, value) for name, value in _flat(config).items()]
+            params = [Param(name, value) for name, value in to_params(config).items()]
             for first in range(0, len(params), _PARAMS):
                 self._client.log_batch(run.info.run_id, metrics=list[Metric](), params=params[first : first + _PARAMS], tags=list[RunTag]())
             if datasets:
-                self._client.log_inputs(run.info.run_id, datasets=[_to_mlflow(dataset) for dataset in datasets])
+                self._client.log_inputs(run.info.run_id, datasets=[to_dataset_input(dataset) for dataset in datasets])
         return run.info.run_id
 
     def log_metrics(self, mlflow_run_id: str, points: Sequence[MetricPoint]) -> None:
         """Writes points of training curves, in batches."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(_CURVES + point.key, point.value, point.timestamp_ms, point.step) for point in points]
+        metrics = [Metric(CURVES + point.key, point.value, point.timestamp_ms, point.step) for point in points]
         with _failures():
             for first in range(0, len(metrics), BATCH):
                 self._client.log_batch(mlflow_run_id, metrics=metrics[first : first + BATCH])
@@ -127,7 +123,7 @@ class Registry:
                     f"runs:/{mlflow_run_id}/{kind}",
                     run_id=mlflow_run_id,
                     await_creation_for=0,
-                    tags={key: value for key, value in run.data.tags.items() if key == f"{_PREFIX}model_id"},
+                    tags={key: value for key, value in run.data.tags.items() if key == f"{PREFIX}model_id"},
                 )
             self._end(run, "FINISHED")
         return str(version.version)
@@ -147,30 +143,48 @@ class Registry:
         with _failures():
             self._end(self._client.get_run(mlflow_run_id), "FAILED")
 
-    def set_metrics(self, model_id: str, metrics: Mapping[str, float]) -> None:
-        """Records final figures; earlier ones of the same name are history. A figure that is not finite is left out."""
+    def set_metrics(self, model_id: str, metrics: Mapping[str, float], intervals: Mapping[str, Interval] | None = None) -> None:
+        """Records final figures and the intervals of some; earlier ones of the same name are history.
+
+        A figure that is not finite is left out.
+        """
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
+        figures = {**metrics, **interval_metrics(intervals or {})}
         run_id = self._registered(model_id).run_id
         with _failures():
             # All at one step: then MLflow takes the latest for the valid one.
-            values = [Metric(key, float(value), now, 0) for key, value in metrics.items() if math.isfinite(value)]
+            values = [Metric(key, float(value), now, 0) for key, value in figures.items() if math.isfinite(value)]
             self._client.log_batch(run_id, metrics=values)
 
     def set_export(self, model_id: str, format: str, address: str, sha256: str) -> None:
         """Records where an export of the model is."""
         run_id = self._registered(model_id).run_id
         with _failures():
-            self._client.set_tag(run_id, f"{_PREFIX}export_sha256.{format}", sha256)
-            self._client.set_tag(run_id, f"{_PREFIX}export.{format}", address)
+            self._client.set_tag(run_id, f"{PREFIX}export_sha256.{format}", sha256)
+            self._client.set_tag(run_id, f"{PREFIX}export.{format}", address)
 
     def set_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
         """Adds tags of the platform to the model."""
         run_id = self._registered(model_id).run_id
         with _failures():
-            for key, value in _tags(tags).items():
+            for key, value in to_tags(tags).items():
                 self._client.set_tag(run_id, key, value)
+
+    def alias(self, model_name: str, alias: str) -> RegisteredModel | None:
+        """The version of a registered model that has the alias; None if none has, or if the platform did not register it."""
+        with _failures():
+            found = self._client.search_registered_models(f"name = {_quoted(model_name)}", max_results=1)
+            version = found[0].aliases.get(alias) if found else None
+            made = None if version is None else self._client.get_model_version(model_name, version)
+        return self._model(made) if made is not None and f"{PREFIX}model_id" in made.tags else None
+
+    def set_alias(self, model_id: str, alias: str) -> None:
+        """Gives the alias to the model, and takes it from whichever version of the same registered model had it."""
+        version = self._registered(model_id)
+        with _failures():
+            self._client.set_registered_model_alias(version.name, alias, str(version.version))
 
     def log_text(self, model_id: str, text: str, artifact_path: str) -> None:
         """Keeps a text with the model, as the artifact `artifact_path` (relative, with `/`)."""
@@ -202,7 +216,7 @@ class Registry:
             with _failures():
                 page = self._client.search_model_versions(max_results=page_size, page_token=token)
             for version in page:
-                if f"{_PREFIX}model_id" in version.tags:
+                if f"{PREFIX}model_id" in version.tags:
                     yield self._model(version)
             token = page.token
             if not token:
@@ -270,7 +284,7 @@ class Registry:
         experiment = self._client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
             return []
-        return list(self._client.search_runs([experiment.experiment_id], f"tags.`{_PREFIX}model_id` = '{model_id}'", max_results=1000))
+        return list(self._client.search_runs([experiment.experiment_id], f"tags.`{PREFIX}model_id` = '{model_id}'", max_results=1000))
 
     def _version_of(self, mlflow_run_id: str) -> ModelVersion | None:
         return next(iter(self._client.search_model_versions(f"run_id = '{mlflow_run_id}'", max_results=1)), None)
@@ -279,14 +293,14 @@ class Registry:
         """The version of a model (typed Any: MLflow declares none of its properties' types). Raises NotFound."""
         if _MODEL_ID.fullmatch(model_id):
             with _failures():
-                found = self._client.search_model_versions(f"tags.`{_PREFIX}model_id` = '{model_id}'", max_results=1)
+                found = self._client.search_model_versions(f"tags.`{PREFIX}model_id` = '{model_id}'", max_results=1)
             if found:
                 return found[0]
         raise NotFound(f"There is no model '{model_id[:200]}'", model_id=model_id[:200])
 
     def _model(self, version: Any) -> RegisteredModel:
         with _failures():
-            return _to_model(version, self._client.get_run(version.run_id))
+            return to_model(version, self._client.get_run(version.run_id))
 
     def _make_registered_model(self, name: str) -> None:
         from mlflow.exceptions import MlflowException
@@ -319,68 +333,6 @@ def _check_model_id(model_id: str) -> None:
 def _quoted(name: str) -> str:
     """A name in MLflow's filter language, which has no way to escape a quote but has two kinds of them."""
     return f'"{name}"' if "'" in name else f"'{name}'"
-
-
-def _tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {_PREFIX + key: value[:_TAG_LENGTH] for key, value in tags.items()}
-
-
-def _split(key: str, text: str) -> dict[str, str]:
-    """A long text as several tags, `key.0`, `key.1`, ..."""
-    return {f"{key}.{first // _TAG_LENGTH}": text[first : first + _TAG_LENGTH] for first in range(0, len(text), _TAG_LENGTH)}
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The config as MLflow's parameters: nested names dotted, lists as JSON."""
-    flat: dict[str, str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = (value if isinstance(value, str) else json.dumps(value))[:_PARAM_LENGTH]
-    return flat
-
-
-def _to_mlflow(dataset: DatasetInput) -> Any:
-    """MLflow's digest holds only 36 characters; the whole one is in the profile."""
-    from mlflow import entities
-
-    source = json.dumps({"uri": dataset.source_address})
-    profile = dataset.model_dump_json(exclude={"name", "source_address"})
-    return entities.DatasetInput(
-        entities.Dataset(dataset.name, dataset.digest[:_DIGEST_LENGTH], "s3", source, profile=profile),
-        [entities.InputTag("mlflow.data.context", "training")],
-    )
-
-
-def _to_dataset(dataset: Any) -> DatasetInput:
-    profile = json.loads(dataset.profile or "{}")
-    values = {"digest": dataset.digest} | {key: profile[key] for key in ("digest", "rows", "dataset_id") if key in profile}
-    return DatasetInput(name=dataset.name, source_address=json.loads(dataset.source).get("uri", ""), **values)
-
-
-def _to_model(version: Any, run: Run) -> RegisteredModel:
-    tags = {key.removeprefix(_PREFIX): value for key, value in run.data.tags.items() if key.startswith(_PREFIX)}
-    parts = {int(key.removeprefix("config.")): tags.pop(key) for key in list(tags) if key.startswith("config.")}
-    exports = {key.removeprefix("export."): tags.pop(key) for key in list(tags) if key.startswith("export.")}
-    digests = {key.removeprefix("export_sha256."): tags.pop(key) for key in list(tags) if key.startswith("export_sha256.")}
-    return RegisteredModel(
-        model_id=tags.pop("model_id"),
-        run_id=tags.pop("run_id"),
-        agent_name=tags.pop("agent_name"),
-        base_model=tags.pop("base_model"),
-        # Not the name at the beginning: it may have been renamed in MLflow.
-        model_name=str(version.name),
-        version=str(version.version),
-        mlflow_run_id=run.info.run_id,
-        datasets=[_to_dataset(item.dataset) for item in run.inputs.dataset_inputs] if run.inputs else [],
-        training_config=json.loads("".join(parts[index] for index in sorted(parts)) or "{}"),
-        metrics={key: value for key, value in run.data.metrics.items() if not key.startswith(_CURVES) and math.isfinite(value)},
-        exports={name: address for name, address in exports.items() if name in digests},
-        export_digests={name: digest for name, digest in digests.items() if name in exports},
-        created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
-        tags=tags,
-    )
 
 
 @contextmanager

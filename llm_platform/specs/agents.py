@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from llm_platform.specs.base import NAME, Spec
+from llm_platform.specs.base import MODEL_ID, NAME, Spec
 
 Format = Literal["csv", "json", "jsonl", "parquet", "txt"]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
+ModelId = Annotated[str, Field(pattern=MODEL_ID)]
 NodeName = Annotated[str, Field(pattern=NAME)]
 TemplateName = Literal[
     "alpaca", "chatml", "llama2", "llama3", "mistral", "gemma", "phi", "zephyr", "vicuna", "plain", "tokenizer", "custom"
 ]
-Metric = Literal["accuracy", "f1", "loss", "perplexity"]
+Metric = Literal["accuracy", "exact_match", "f1", "rouge_l", "numeric_match", "label_accuracy", "macro_f1", "loss", "perplexity"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+LOWER_IS_BETTER: frozenset[Metric] = frozenset({"loss", "perplexity"})
 ExportFormat = Literal["adapter", "merged"]
 
 
@@ -31,6 +34,7 @@ class AgentClass(StrEnum):
     PREPROCESSING = "PreprocessingAgent"
     TRAINING = "TrainingAgent"
     EVALUATION = "EvaluationAgent"
+    COMPARISON = "ComparisonAgent"
     EXPORT = "ExportAgent"
     NOTEBOOK = "NotebookAgent"
 
@@ -207,7 +211,7 @@ class TrainingConfig(Spec):
     )
     packing: bool = Field(
         default=False,
-        description="Lay the rows of a batch end to end instead of padding them; rows never see each other. Pays on a GPU with FlashAttention.",
+        description="Lay the rows of a batch end to end instead of padding them; rows never see each other.",
     )
     evaluate_every: int | None = Field(
         default=None, ge=1, le=10**9, description="Optimizer steps between validation losses; once an epoch if unset."
@@ -263,7 +267,12 @@ class TrainingConfig(Spec):
 
 
 class EvaluationConfig(Spec):
-    metrics: list[Metric] = Field(default=["accuracy", "f1", "loss", "perplexity"], min_length=1, max_length=4)
+    metrics: list[Metric] = Field(
+        default=list(METRICS),
+        min_length=1,
+        max_length=len(METRICS),
+        description="numeric_match is of references that end with a number, label_accuracy and macro_f1 of references that are labels.",
+    )
     max_samples: int = Field(default=200, ge=1, le=10**9)
     max_new_tokens: int = Field(default=64, ge=1, le=65_536)
     batch_size: int = Field(default=32, ge=1, le=4096)
@@ -271,6 +280,16 @@ class EvaluationConfig(Spec):
         default=None, pattern=r"^ds_[A-Za-z0-9]{1,64}$", description="Score on this dataset instead of the test split."
     )
     include_base: bool = Field(default=True, description="Score the base model on the same rows too.")
+
+
+class ComparisonConfig(Spec):
+    """Which of several models is best, and whether it is good enough to become the registered model's champion."""
+
+    metric: Metric = Field(default="accuracy", description="What decides which model is best, and what the gain is measured in.")
+    min_gain: float = Field(default=0.0, ge=0, le=1e9, description="Least gain over the champion or, where there is none, the base model.")
+    max_regressions: int | None = Field(default=None, ge=0, le=10**9, description="Most examples that may go from right to wrong.")
+    promote: bool = Field(default=True, description="Give the best model the alias champion if the gate holds; else only say whether.")
+    model_ids: list[ModelId] = Field(default=[], max_length=20, description="Models of earlier runs that are compared too.")
 
 
 class ExportConfig(Spec):
@@ -283,7 +302,16 @@ class NotebookConfig(Spec):
     timeout: int = Field(default=600, ge=1, le=86_400, description="Seconds the whole notebook may take.")
 
 
-AgentConfig = DatasetConfig | ValidationConfig | PreprocessingConfig | TrainingConfig | EvaluationConfig | ExportConfig | NotebookConfig
+AgentConfig = (
+    DatasetConfig
+    | ValidationConfig
+    | PreprocessingConfig
+    | TrainingConfig
+    | EvaluationConfig
+    | ComparisonConfig
+    | ExportConfig
+    | NotebookConfig
+)
 
 CONFIGS: dict[AgentClass, type[AgentConfig]] = {
     AgentClass.DATASET: DatasetConfig,
@@ -291,6 +319,7 @@ CONFIGS: dict[AgentClass, type[AgentConfig]] = {
     AgentClass.PREPROCESSING: PreprocessingConfig,
     AgentClass.TRAINING: TrainingConfig,
     AgentClass.EVALUATION: EvaluationConfig,
+    AgentClass.COMPARISON: ComparisonConfig,
     AgentClass.EXPORT: ExportConfig,
     AgentClass.NOTEBOOK: NotebookConfig,
 }
@@ -301,6 +330,7 @@ STAGES: dict[AgentClass, str] = {
     AgentClass.PREPROCESSING: "preprocessed_splits",
     AgentClass.TRAINING: "adapters",
     AgentClass.EVALUATION: "evaluations",
+    AgentClass.COMPARISON: "comparison",
     AgentClass.EXPORT: "exports",
     AgentClass.NOTEBOOK: "notebook_reports",
 }

@@ -12,6 +12,7 @@ from llm_platform.errors import InvalidInput
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Run ids and node names: they become partition keys, folder names and parts of URLs."""
+MODEL_ID = r"^model_[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9][A-Za-z0-9_-]{0,63})?$"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -14,7 +14,9 @@ from llm_platform.specs.agents import (
     STAGES,
     AgentClass,
     AgentConfig,
+    ComparisonConfig,
     DatasetConfig,
+    EvaluationConfig,
     ExportConfig,
     PreprocessingConfig,
     TrainingConfig,
@@ -42,6 +44,7 @@ EDGE_RULES: dict[AgentClass, EdgeRule] = {
     AgentClass.PREPROCESSING: EdgeRule(frozenset({AgentClass.DATASET, AgentClass.VALIDATION})),
     AgentClass.TRAINING: EdgeRule(frozenset({AgentClass.PREPROCESSING}), most=1),
     AgentClass.EVALUATION: EdgeRule(frozenset({AgentClass.TRAINING})),
+    AgentClass.COMPARISON: EdgeRule(frozenset({AgentClass.EVALUATION}), least=0),
     AgentClass.EXPORT: EdgeRule(frozenset({AgentClass.TRAINING})),
     AgentClass.NOTEBOOK: EdgeRule(frozenset(set(AgentClass) - {AgentClass.NOTEBOOK}), least=0),
 }
@@ -220,7 +223,7 @@ def _edge_errors(config: PipelineConfig) -> list[dict[str, Any]]:
                 need = f"exactly {rule.least}" if rule.least == rule.most else f"at least {rule.least}"
                 sources = " or ".join(sorted(rule.sources))
                 wrong(node.agent_name, f"Node '{node.agent_name}' ({node.agent_class}) needs {need} edge from {sources}; it has {count}")
-    return errors or [*_split_errors(config, classes), *_training_errors(config, classes)]
+    return errors or [*_split_errors(config, classes), *_training_errors(config, classes), *_comparison_errors(config, classes)]
 
 
 def _split_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> list[dict[str, Any]]:
@@ -259,6 +262,43 @@ def _training_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> 
                 message = f"needs validation rows, and the split of '{edge.from_agent}' leaves none; give it a share, or leave this out"
                 fields = TrainingConfig.model_validate(target.config).fields_on_validation
                 errors += [{"field": field, "agent": edge.to_agent, "message": f"{field} {message}"} for field in fields]
+    return errors
+
+
+def _comparison_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> list[dict[str, Any]]:
+    """Comparisons of fewer than two models, of different examples, or by a metric that is not measured."""
+    nodes = {node.agent_name: node for node in config.nodes}
+    errors: list[dict[str, Any]] = []
+    for node in config.nodes:
+        if classes[node.agent_name] is not AgentClass.COMPARISON:
+            continue
+
+        def wrong(field: str, message: str, name: str = node.agent_name) -> None:
+            errors.append({"field": field, "agent": name, "message": message})
+
+        wanted = ComparisonConfig.model_validate(node.config)
+        names = [edge.from_agent for edge in config.edges if edge.to_agent == node.agent_name]
+        evaluations = {name: EvaluationConfig.model_validate(nodes[name].config) for name in names}
+        trained = [edge.from_agent for name in names for edge in config.edges if edge.to_agent == name]
+        known = len(trained) + len(wanted.model_ids) + any(item.include_base for item in evaluations.values())
+        if known < 2:
+            message = (
+                f"Node '{node.agent_name}' compares two or more models, and {known} would reach it; give it an edge from an evaluation"
+            )
+            wrong("edges", f"{message} that includes the base or has several models, or name model_ids")
+        for name, count in Counter(trained).items():
+            if count > 1:
+                wrong("edges", f"'{name}' reaches '{node.agent_name}' through {count} evaluations; one of them is enough")
+        for name, count in Counter(wanted.model_ids).items():
+            if count > 1:
+                wrong("model_ids", f"'{name}' is named {count} times")
+        if len({(item.dataset_id, item.max_samples) for item in evaluations.values()}) > 1:
+            wrong(
+                "edges", f"The evaluations before '{node.agent_name}' are of different examples; give them one dataset_id and max_samples"
+            )
+        for name, item in evaluations.items():
+            if wanted.metric not in item.metrics:
+                wrong("metric", f"'{name}' does not measure {wanted.metric}; it measures {', '.join(item.metrics)}")
     return errors
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import ipaddress
 import json
 import os
 import shutil
@@ -38,6 +39,7 @@ _LOOPBACK = "127.0.0.1"
 def up(settings: Settings, *, host: str = _LOOPBACK, port: int = 8000, verbose: bool = False, console: Console | None = None) -> int:
     """Runs the platform in the foreground until it is asked to stop. Port 0 is a free one."""
     console = console or Console()
+    check_authentication(settings, host)
     with Home(settings.root) as home, listen(host, port) as listener:
         ports = {name: free_port() for name in ("dagster-code", "mlflow", "dagster-webserver")}
         services = platform_services(settings, listener, host, ports)
@@ -137,6 +139,7 @@ def environment(settings: Settings, mlflow_port: int) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         "LLM_PLATFORM_HOME": str(settings.root),
+        "LLM_PLATFORM_AUTHENTICATION": str(settings.authentication).lower(),
         "LLM_PLATFORM_MLFLOW_URL": settings.mlflow_url or f"http://{_LOOPBACK}:{mlflow_port}",
         "LLM_PLATFORM_WORKSPACE": str(workspace_file(settings)),
         "DAGSTER_HOME": str(settings.dagster_home),
@@ -161,6 +164,22 @@ def write_dagster_files(settings: Settings, code_port: int) -> None:
     shutil.copyfile(Path(next(iter(spec.submodule_search_locations))) / "dagster.yaml", settings.dagster_home / "dagster.yaml")
     server = {"host": _LOOPBACK, "port": code_port, "location_name": LOCATION}
     workspace_file(settings).write_text(json.dumps({"load_from": [{"grpc_server": server}]}) + "\n")  # JSON is YAML
+
+
+def check_authentication(settings: Settings, host: str) -> None:
+    """Raises InvalidConfig for an address that others can reach, where everybody who does could do everything."""
+    if settings.authentication or host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise InvalidConfig(
+            f"Refused to listen on '{host}' without authentication: whoever reaches it could read and change everything. "
+            "Set LLM_PLATFORM_AUTHENTICATION=true and make a key with 'llm-platform keys create NAME', or leave --host out.",
+            host=host,
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import RowMapping
 from api.main import create_app
 from api.orchestration import Orchestrator, RunState, RunStatus, UiRun
 from api.services import Services
+from llm_platform.database import Database
 from llm_platform.settings import Settings
 from llm_platform.specs import Pipeline
 
@@ -40,6 +41,7 @@ class FakeOrchestrator:
         self.recorded: list[str] = []
         self.alive = True
         self.failing = False
+        self.handed_over: Callable[[str], bool] = self.by_run_id.__contains__
         self.open = threading.Event()
         self.open.set()
 
@@ -74,8 +76,8 @@ class FakeOrchestrator:
         return None
 
     def move(self, run_id: str, status: RunStatus) -> None:
-        """Sets the state of a run, as soon as it was submitted."""
-        wait_until(lambda: run_id in self.by_run_id)
+        """Sets the state of a run, as soon as the platform knows that it was submitted."""
+        wait_until(lambda: self.handed_over(run_id))
         at = datetime.now(UTC)
         old = self.runs[self.by_run_id[run_id]]
         ended = at if status in ("completed", "failed", "cancelled") else None
@@ -192,6 +194,8 @@ class Start:
         orchestrator = FakeOrchestrator()
         options = {"home": home or self.folder / f"home{self.made}", "cache": self.folder / "cache", **settings}
         with serving(Settings(**options), orchestrator) as (app, port):
+            database: Database = app.state.services.database
+            orchestrator.handed_over = lambda run_id: bool((database.submission(run_id) or {}).get("submitted"))
             url = f"http://127.0.0.1:{port}/api/v1"
             with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
                 yield Api(url, client, app, orchestrator, port)

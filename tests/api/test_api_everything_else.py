@@ -17,6 +17,7 @@ from api import errors
 from api.middleware import RequestMiddleware
 from llm_platform.errors import PlatformError, error_classes
 from tests.api.api_harness import Api, Start, wait_until
+from tests.servers import redis_server
 
 # errors
 
@@ -161,18 +162,9 @@ def test_services_that_are_away(start: Start) -> None:
                 assert services["storage"] == "healthy"
 
 
-def test_a_redis_that_answers(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def pong() -> None:
-            connection, _ = server.accept()
-            with connection:
-                assert connection.recv(100) == b"PING\r\n"
-                connection.sendall(b"+PONG\r\n")
-
-        threading.Thread(target=pong, daemon=True).start()
-        with start(redis_url=f"redis://127.0.0.1:{server.getsockname()[1]}") as api:
-            assert api.client.get("/health").json()["services"]["redis"] == "healthy"
+def test_a_redis_that_answers(start: Start, tmp_path: Path) -> None:
+    with redis_server(tmp_path) as url, start(redis_url=url) as api:
+        assert api.client.get("/health").json()["services"]["redis"] == "healthy"
 
 
 def test_a_store_that_is_away(api: Api) -> None:

@@ -51,6 +51,14 @@ def test_an_upload_is_not_sent_twice(client: Client, seen: Seen, tmp_path: Path)
     assert len(seen.calls) == 1
 
 
+def test_an_upload_that_was_one_request_too_many_is_sent_again(client: Client, seen: Seen, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("a\n1\n")
+    seen.busy = [(429, {"Retry-After": "0"})]
+    assert client.datasets.upload(path).size_bytes == path.stat().st_size
+    assert len(seen.calls) == 2
+
+
 def test_an_answer_without_an_error_body_is_still_an_error(client: Client, seen: Seen) -> None:
     seen.busy = [(500, {})]
     with pytest.raises(PlatformError, match="answered with 500"):

@@ -21,6 +21,7 @@ FULL: dict[str, Any] = {
         {"agent_name": "all-linear", "agent_class": "TrainingAgent", "config": {"learning_rate": 1, "lora_alpha": 32}},
         {"agent_name": "named", "agent_class": "TrainingAgent", "config": {"target_modules": ["q_proj"], "max_steps": 3}},
         {"agent_name": "scores", "agent_class": "EvaluationAgent", "config": {"metrics": ["f1"]}},
+        {"agent_name": "choice", "agent_class": "ComparisonAgent", "config": {"metric": "f1", "min_gain": 1, "max_regressions": 2}},
         {"agent_name": "files", "agent_class": "ExportAgent"},
         {
             "agent_name": "report",
@@ -37,6 +38,7 @@ FULL: dict[str, Any] = {
             ("splits", "named"),
             ("all-linear", "scores"),
             ("named", "scores"),
+            ("scores", "choice"),
             ("named", "files"),
             ("scores", "report"),
         ]
@@ -90,6 +92,7 @@ def test_every_stage_is_an_asset_behind_its_inputs(definitions: dg.Definitions) 
     assert set(behind) == {"uploaded_dataset", *STAGES.values()}
     assert behind["dataset"] == {"uploaded_dataset"}
     assert behind["adapters"] == {"preprocessed_splits"}
+    assert behind["comparison"] == {"evaluations"} and behind["exports"] == {"adapters", "comparison"}
     assert behind["notebook_reports"] == set(STAGES.values()) - {"notebook_reports"}
 
 

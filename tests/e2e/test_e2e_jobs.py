@@ -28,10 +28,11 @@ def finished(running: Running, dataset: dict[str, Any]) -> dict[str, Any]:
     pipeline = up_to_training({"dataset_id": dataset["dataset_id"]}, run_id="whole-1")
     pipeline["nodes"] += [
         node("evaluation", "EvaluationAgent", max_samples=4, max_new_tokens=8),
+        node("choice", "ComparisonAgent", metric="loss"),
         node("export", "ExportAgent"),
         node("report", "NotebookAgent"),
     ]
-    pipeline["edges"] += edges(("training", "evaluation"), ("training", "export"), ("evaluation", "report"))
+    pipeline["edges"] += edges(("training", "evaluation"), ("evaluation", "choice"), ("training", "export"), ("evaluation", "report"))
     created = running.post_job(pipeline)
     assert created["job_id"] == "job_whole-1"
     assert created["status"] == "pending"
@@ -60,14 +61,17 @@ def test_the_specifications_example_to_the_letter(running: Running, tmp_path: Pa
 def test_the_whole_job_ends_well(finished: dict[str, Any]) -> None:
     assert finished["status"] == "completed", finished
     assert finished["progress"]["completed_agents"] == [
-        "dataset", "validation", "preprocessing", "training", "evaluation", "export", "report",
+        "dataset", "validation", "preprocessing", "training", "evaluation", "choice", "export", "report",
     ]  # fmt: skip
     assert finished["model_id"] == "model_whole-1"
     result = finished["result"]
     assert result["models"] == ["model_whole-1"]
     assert result["error"] is None
-    assert {"training.adapter", "export.merged", "evaluation.evaluation", "report.notebook"} <= set(result["artifacts"])
+    assert {"training.adapter", "export.merged", "evaluation.evaluation", "choice.comparison", "report.notebook"} <= set(
+        result["artifacts"]
+    )
     assert 0 <= result["metrics"]["evaluation"]["base_accuracy"] <= 1
+    assert result["metrics"]["choice"].keys() == {"gain", "regressions", "promoted"}
 
 
 def test_the_log_tells_the_story(running: Running, finished: dict[str, Any]) -> None:
@@ -76,7 +80,8 @@ def test_the_log_tells_the_story(running: Running, finished: dict[str, Any]) -> 
     assert [line["step"] for line in history["logs"] if line["level"] == "METRIC" and "loss" in line] == [1, 2]
     agents = [line["agent"] for line in history["logs"]]
     assert list(dict.fromkeys(agent for agent in agents if agent)) == [
-        "DatasetAgent", "ValidationAgent", "PreprocessingAgent", "TrainingAgent", "EvaluationAgent", "ExportAgent", "NotebookAgent",
+        "DatasetAgent", "ValidationAgent", "PreprocessingAgent", "TrainingAgent", "EvaluationAgent", "ComparisonAgent",
+        "ExportAgent", "NotebookAgent",
     ]  # fmt: skip
     streamed = []
     with running.http.stream("GET", "/logs/stream/whole-1") as stream:
@@ -114,11 +119,13 @@ def test_dagster_shows_every_stage_and_the_lineage(running: Running, finished: d
       assetMaterializations(partitions: [$partition], limit: 1) { partition metadataEntries { label __typename } } } }"""
     nodes = running.graphql(query, partition="whole-1")["assetNodes"]
     made = {item["assetKey"]["path"][-1]: item["assetMaterializations"] for item in nodes}
-    for stage in ("dataset", "validation", "preprocessed_splits", "adapters", "evaluations", "exports", "notebook_reports"):
+    for stage in ("dataset", "validation", "preprocessed_splits", "adapters", "evaluations", "comparison", "exports", "notebook_reports"):
         assert made[stage], f"{stage} has no materialization for the run id"
     kinds = {entry["label"]: entry["__typename"] for entry in made["notebook_reports"][0]["metadataEntries"]}
     assert kinds["report notebook"] == "NotebookMetadataEntry"
     assert any(entry["label"] == "training loss curve" for entry in made["adapters"][0]["metadataEntries"])
+    compared = {entry["label"]: entry["__typename"] for entry in made["comparison"][0]["metadataEntries"]}
+    assert compared["choice chart"] == "MarkdownMetadataEntry" and compared["comparison"] == "TableMetadataEntry"
     uploads = running.graphql(query, partition=dataset["dataset_id"])["assetNodes"]
     upload = next(item for item in uploads if item["assetKey"]["path"] == ["uploaded_dataset"])["assetMaterializations"]
     assert {"preview", "length histogram"} <= {entry["label"] for entry in upload[0]["metadataEntries"]}

@@ -100,8 +100,15 @@ def test_the_figures_follow_from_the_answers(evaluated: tuple[EvaluationResult, 
         assert figures["eos_rate"] == sum(table[f"{name}_stopped"]) / 16
         assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
         assert figures["count"] == 16
+        bounds = result.intervals[name]
+        assert bounds.keys() == figures.keys() - {"count"} and all(bound.count == 16 for bound in bounds.values())
+        assert all(bound.low <= figures[metric] <= bound.high for metric, bound in bounds.items())
+        assert bounds["loss"].low < bounds["loss"].high
     assert result.tuned["accuracy"] >= 0.5
+    weights = result.costs["tuned"].parameters, result.costs["tuned"].adapter_parameters, result.costs["base"].parameters
+    assert None not in weights and weights[0] == (weights[1] or 0) + (weights[2] or 0) and weights[1]
     report = json.loads((out / "evaluation.json").read_text())
+    assert EvaluationResult.model_validate({name: report[name] for name in EvaluationResult.model_fields}) == result
     assert report["tuned"] == result.tuned and report["config"]["max_new_tokens"] == 6
     assert len(result.examples) == 5 and result.examples[0].keys() == {"prompt", "reference", "base", "tuned"}
 
@@ -129,7 +136,7 @@ def test_the_loss_is_that_of_the_completions(evaluated: tuple[EvaluationResult, 
 def test_only_the_asked_metrics(base: Path, adapter: Path, known: Path, tmp_path: Path) -> None:
     result, _ = run(base, adapter, known, tmp_path / "out", metrics=["loss"], include_base=False)
     assert result.tuned.keys() == {"loss", "count"} and result.base is None
-    assert pl.read_parquet(tmp_path / "out" / "examples.parquet").columns == ["row", "prompt", "reference"]
+    assert pl.read_parquet(tmp_path / "out" / "examples.parquet").columns == [*("row", "prompt", "reference", "tokens", "tuned_loss")]
     result, _ = run(base, adapter, known, tmp_path / "out", metrics=["f1"], max_samples=4)
     assert result.tuned.keys() == {"f1", "eos_rate", "count"}
 

@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from llm_platform.registry import DatasetInput, RegisteredModel, card
+from llm_platform.specs.comparison import Interval
 
 MODEL = RegisteredModel(
     model_id="model_demo",
@@ -79,6 +80,19 @@ def test_its_figures_are_the_registry_s() -> None:
     assert rows(text, "Step")[2:] == [["read", "12,345"], ["unique", "12,000"], ["train", "9,600"]]
     assert rows(text, "Export")[2] == ["merged", "`s3://artifacts/demo/merged`", f"`{'b2' * 32}`"]
     assert f"`config_digest`: `{'c3' * 32}`" in text
+
+
+def test_figures_have_their_intervals_and_counts() -> None:
+    bounds = {"accuracy": Interval(low=0.8812, high=0.95, count=1200), "base_accuracy": Interval(low=0, high=0.02, count=1200)}
+    text = card(changed(intervals=bounds))
+    assert rows(text, "Metric") == [
+        ["Metric", "Base model", "This model", "Rows"],
+        ["---|---:|---:|---:"],
+        ["accuracy", "0.01 (0 to 0.02)", "0.92 (0.881 to 0.95)", "1,200"],
+        ["f1", "0.2", "0.89", ""],
+        ["final_loss", "not measured", "0.42", ""],
+    ]
+    assert "95% bootstrap intervals" in text and "95%" not in card(MODEL)
 
 
 def test_a_model_that_was_not_evaluated_says_so() -> None:

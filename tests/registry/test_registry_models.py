@@ -19,6 +19,7 @@ from mlflow.artifacts import download_artifacts
 
 from llm_platform.errors import InvalidConfig, NotFound, ServiceUnavailable
 from llm_platform.registry import DatasetInput, MetricBuffer, MetricPoint, Registry, card
+from llm_platform.specs.comparison import Interval
 from tests.servers import free_port, mlflow_server
 
 # MLflow's own tables, with SQLAlchemy 2.1.
@@ -73,6 +74,7 @@ def test_a_model_comes_back_as_it_was_registered(registry: Registry, model_id: s
         "datasets": [DATASET.model_dump(), OTHER.model_dump()],
         "training_config": CONFIG,
         "metrics": {"accuracy": 0.25, "base_accuracy": 0.1},
+        "intervals": {},
         "exports": {"merged": "s3://artifacts/x/merged"},
         "export_digests": {"merged": "d4" * 32},
         "tags": {"config_digest": "c3" * 32, "base_license": "apache-2.0"},
@@ -154,6 +156,32 @@ def test_a_model_renamed_in_mlflow_has_its_new_name(registry: Registry, model_id
     assert model is not None
     assert model.model_name == "it's after"
     registry.delete(model_id)
+
+
+def test_figures_come_back_with_their_intervals(registry: Registry, model_id: str, adapter: Path) -> None:
+    registry.register(begin(registry, model_id), adapter, "tickets")
+    bounds = {"accuracy": Interval(low=0.25, high=0.75, count=12), "base_f1": Interval(low=0.0, high=0.1, count=7)}
+    registry.set_metrics(model_id, {"accuracy": 0.5, "base_f1": 0.05}, bounds)
+    model = registry.get(model_id)
+    assert model is not None
+    assert (model.metrics, model.intervals) == ({"accuracy": 0.5, "base_f1": 0.05}, bounds)
+
+
+def test_an_alias_is_one_version_s(registry: Registry, model_id: str, adapter: Path) -> None:
+    name = f"o'clock {model_id}"
+    assert registry.alias(name, "champion") is None
+    for one in (f"{model_id}.a", f"{model_id}.b"):
+        registry.register(begin(registry, one), adapter, name)
+    assert registry.alias(name, "champion") is None
+    for one in (f"{model_id}.a", f"{model_id}.b"):
+        registry.set_alias(one, "champion")
+        found = registry.alias(name, "champion")
+        assert found is not None and found.model_id == one
+    assert client(registry).get_model_version_by_alias(name, "champion").tags["llm_platform.model_id"] == f"{model_id}.b"
+    registry.delete(f"{model_id}.b")
+    assert registry.alias(name, "champion") is None
+    with pytest.raises(NotFound):
+        registry.set_alias("model_nothing", "champion")
 
 
 def test_deleting_a_model(registry: Registry, model_id: str, adapter: Path) -> None:

@@ -40,6 +40,7 @@ LONG = [
     ("small", "TrainingAgent", {"lora_r": 4}, ["clean"]),
     ("large", "TrainingAgent", {"lora_r": 64, "max_steps": 5}, ["clean"]),
     ("scores", "EvaluationAgent", {}, ["small", "large"]),
+    ("choice", "ComparisonAgent", {"metric": "f1", "min_gain": 0.1, "max_regressions": 3}, ["scores"]),
     ("files", "ExportAgent", {"formats": ["merged"]}, ["small"]),
     ("report", "NotebookAgent", {"parameters": {"x": 1, "y": None}}, ["scores", "files"]),
 ]
@@ -82,7 +83,7 @@ def test_nodes_are_in_stage_order_whatever_the_order_sent() -> None:
     order = [list(AgentClass).index(node.agent_class) for node in found.nodes]
     assert order == sorted(order)
     ops = run_config(found)["ops"]
-    assert list(ops) == ["dataset", "preprocessed_splits", "adapters", "evaluations", "exports", "notebook_reports"]
+    assert list(ops) == ["dataset", "preprocessed_splits", "adapters", "evaluations", "comparison", "exports", "notebook_reports"]
     assert {node["agent_name"] for node in ops["adapters"]["config"]["nodes"]} == {"small", "large"}
     assert ops["evaluations"]["config"]["nodes"][0]["inputs"] == ["small", "large"]
 

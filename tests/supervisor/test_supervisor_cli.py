@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["up", "demo", "cp", "reindex", "train"]
+COMMANDS = ["up", "demo", "cp", "reindex", "train", "keys"]
 
 
 def llm_platform(*arguments: str | Path, home: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +51,26 @@ def test_what_goes_wrong_on_purpose_is_one_line(tmp_path: Path, address: str) ->
     done = llm_platform("cp", tmp_path / "rows.csv", address, home=tmp_path / "home")
     assert done.returncode in (1, 2)
     assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1
+
+
+def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
+    made = llm_platform("keys", "create", "ada", "--scope", "admin", "--expires-in-days", "3", home=tmp_path)
+    assert made.returncode == 0 and made.stdout.startswith("llmp_") and made.stdout.count("\n") == 1, "to be piped"
+    key_id = made.stdout.split("_")[1]
+    listed = llm_platform("keys", "list", home=tmp_path).stdout
+    assert key_id in listed and "admin" in listed and "ada" in listed and "valid until" in listed and made.stdout.strip() not in listed
+    assert llm_platform("keys", "revoke", key_id, home=tmp_path).returncode == 0
+    assert "revoked" in llm_platform("keys", "list", home=tmp_path).stdout
+    wrong = llm_platform("keys", "create", "ada", "--scope", "root", home=tmp_path)
+    assert wrong.returncode == 2 and wrong.stderr.startswith("Error: ") and "'admin'" in wrong.stderr
+    unknown = llm_platform("keys", "revoke", "none", home=tmp_path)
+    assert unknown.returncode == 1 and unknown.stderr == "Error: There is no key 'none'\n"
+
+
+def test_up_does_not_let_others_in_without_authentication(tmp_path: Path) -> None:
+    done = llm_platform("up", "--host", "0.0.0.0", home=tmp_path / "home")
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert "LLM_PLATFORM_AUTHENTICATION=true" in done.stderr and "llm-platform keys create NAME" in done.stderr
 
 
 @pytest.mark.slow  # MLflow takes its time to make its tables

@@ -27,6 +27,10 @@ def test_the_entry_point_is_a_command_that_exists() -> None:
     assert done.returncode == 0 and "Run the platform" in done.stdout
 
 
+def test_the_container_lets_nobody_in_without_a_key() -> None:
+    assert "LLM_PLATFORM_AUTHENTICATION=true" in instruction("ENV").split()
+
+
 def test_the_container_runs_without_rights_and_says_how_it_is() -> None:
     assert instruction("USER") not in {"root", "0"}
     check = instruction("HEALTHCHECK")

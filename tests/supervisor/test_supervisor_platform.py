@@ -14,7 +14,15 @@ from rich.console import Console
 from llm_platform.errors import Conflict, InvalidConfig
 from llm_platform.settings import Settings
 from llm_platform.supervisor.home import Home
-from llm_platform.supervisor.platform import environment, listen, platform_services, workspace_file, write_dagster_files
+from llm_platform.supervisor.platform import (
+    check_authentication,
+    environment,
+    listen,
+    platform_services,
+    up,
+    workspace_file,
+    write_dagster_files,
+)
 from llm_platform.supervisor.service import Child, Service
 from llm_platform.supervisor.view import View
 
@@ -56,6 +64,8 @@ def test_the_environment_names_the_home_and_keeps_loopback_off_proxies(settings:
     values = environment(settings, 4002)
     assert values["LLM_PLATFORM_HOME"] == str(settings.root) and values["DAGSTER_HOME"] == str(settings.root / "dagster")
     assert values["LLM_PLATFORM_MLFLOW_URL"] == "http://127.0.0.1:4002"
+    assert values["LLM_PLATFORM_AUTHENTICATION"] == "false"
+    assert environment(Settings(home=settings.home, authentication=True), 4002)["LLM_PLATFORM_AUTHENTICATION"] == "true"
     assert values["NO_PROXY"] == values["no_proxy"] == "internal.example.test,127.0.0.1,localhost"
 
 
@@ -71,6 +81,16 @@ def test_an_address_that_cannot_be_used_is_told() -> None:
         listen("127.0.0.1", taken.getsockname()[1])
     with pytest.raises(InvalidConfig, match="--host"):
         listen("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "platform.example.test"])
+def test_others_are_let_in_only_with_authentication(tmp_path: Path, host: str) -> None:
+    with pytest.raises(InvalidConfig, match=r"LLM_PLATFORM_AUTHENTICATION=true.*llm-platform keys create"):
+        up(Settings(home=tmp_path / "home"), host=host, port=0)
+    assert not (tmp_path / "home").exists(), "refused before anything is started"
+    check_authentication(Settings(home=tmp_path, authentication=True), host)
+    for local in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        check_authentication(Settings(home=tmp_path), local)
 
 
 def test_a_home_is_free_again_after_its_block(tmp_path: Path) -> None:

@@ -1,0 +1,132 @@
+"""The schema of the platform's own tables. What a version adds to a table of an earlier one is a column that may be null."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """A time zone aware time on databases that forget the zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value else None
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+metadata = sa.MetaData()
+
+submissions = sa.Table(
+    "submissions",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("dagster_run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("source", sa.String(16), nullable=False, doc="api, or dagster for a run launched in its UI"),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("pipeline", sa.JSON, nullable=True),
+    sa.Column("status", sa.String(16), nullable=False, index=True),
+    sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+    sa.Column("submitted", sa.Boolean, nullable=False, default=False),
+    sa.Column("claimed_until", UtcDateTime, nullable=True),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("error", sa.JSON, nullable=True),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("started_at", UtcDateTime, nullable=True),
+    sa.Column("ended_at", UtcDateTime, nullable=True),
+    sa.Column("retried_at", UtcDateTime, nullable=True, doc="when it was last given a new run"),
+    sa.Column("owner", sa.String(64), nullable=True, doc="who submitted it, where authentication is on"),
+)
+
+nodes = sa.Table(
+    "nodes",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("agent_name", sa.String(64), primary_key=True),
+    sa.Column("agent_class", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=1),
+    sa.Column("result", sa.JSON, nullable=True),
+    sa.Column("error", sa.JSON, nullable=True),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("ended_at", UtcDateTime, nullable=True),
+)
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("dataset_id", sa.String(70), primary_key=True),
+    sa.Column("filename", sa.String(255), nullable=False),
+    sa.Column("format", sa.String(16), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("s3_path", sa.String(1024), nullable=False),
+    sa.Column("table_path", sa.String(1024), nullable=False, doc="address of the canonical Parquet"),
+    sa.Column("profile", sa.JSON, nullable=False),
+    sa.Column("recorded", sa.Boolean, nullable=False, default=False, doc="materialized in Dagster"),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("owner", sa.String(64), nullable=True, doc="who uploaded it, where authentication is on"),
+)
+
+log_cursors = sa.Table(
+    "log_cursors",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("last_seq", sa.BigInteger, nullable=False),
+)
+
+log_lines = sa.Table(
+    "log_lines",
+    metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("timestamp", UtcDateTime, nullable=False),
+    sa.Column("agent", sa.String(64), nullable=True),
+    sa.Column("agent_name", sa.String(64), nullable=True),
+    sa.Column("level", sa.String(8), nullable=False),
+    sa.Column("message", sa.Text, nullable=False),
+    sa.Column("data", sa.JSON, nullable=False),
+)
+
+models = sa.Table(
+    "models",
+    metadata,
+    sa.Column("model_id", sa.String(140), primary_key=True),
+    sa.Column("run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("model_name", sa.String(255), nullable=False),
+    sa.Column("base_model", sa.String(1024), nullable=False, index=True),
+    sa.Column("metrics", sa.JSON, nullable=False),
+    sa.Column("exports", sa.JSON, nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("key_id", sa.String(32), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True, doc="SHA-256 of the key, which is kept nowhere"),
+    sa.Column("owner", sa.String(64), nullable=False, index=True),
+    sa.Column("scope", sa.String(8), nullable=False),
+    sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("expires_at", UtcDateTime, nullable=True),
+    sa.Column("revoked_at", UtcDateTime, nullable=True),
+)
+
+
+def create(connection: Connection) -> None:
+    """Makes the tables that are not there, and in those of an earlier version the columns that are not."""
+    metadata.create_all(connection)
+    inspector = sa.inspect(connection)
+    for table in metadata.sorted_tables:
+        present = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in present:
+                kind = column.type.compile(connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
