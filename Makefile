@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all lint format bench lock clean
+.PHONY: help setup demo up test test-all lint format bench sdk-types lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,6 +40,10 @@ format: $(STAMP)  ## Put imports and code into form.
 
 bench: $(STAMP)  ## Run every benchmark that needs no GPU; keeps the output in benchmarks/results.
 	@$(BIN)/python -m benchmarks
+
+sdk-types: $(STAMP)  ## Renew what the JavaScript SDK knows of the API: its OpenAPI snapshot and the types made from it.
+	@$(BIN)/python -m tests.client.test_client_openapi_snapshot
+	@cd sdk/js && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error && npm run --silent build
 
 lock: $(STAMP)  ## Write what is installed to constraints.txt.
 	@{ grep '^#' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed -E 's/^(torch==[0-9.]+)\+.*/\1/'; } > $(VENV)/constraints.txt
