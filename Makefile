@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all lint format bench sdk-types lock clean
+.PHONY: help setup demo up test test-all soak lint format bench sdk-types lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,9 @@ test: $(STAMP)  ## Run the test suite.
 
 test-all: $(STAMP)  ## Run the test suite with what takes long.
 	@$(BIN)/python -m pytest
+
+soak: $(STAMP)  ## Kill trainings at random moments, so many as KILLS says (100).
+	@LLM_PLATFORM_TEST_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/training/test_training_kills.py
 
 lint: $(STAMP)  ## Check style, formatting and types.
 	@$(BIN)/ruff check

@@ -170,5 +170,14 @@ HistoryCursor = Annotated[int, Depends(history_cursor)]
 PageDep = Annotated[PageQuery, Depends(page)]
 PreviewLimit = Annotated[int, Query(ge=1, le=100, description="Number of samples.")]
 HistoryLimit = Annotated[int, Query(ge=1, le=1000, description="Number of log entries.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        description="Any text of the client's; the same body with the same key is the same job, however often it is sent.",
+    ),
+]
 StatusFilter = Annotated[JobStatus | None, Query(description="Only jobs in this state.")]
 BaseModelFilter = Annotated[str | None, Query(max_length=1024, description="Only models fine-tuned from this base model.")]

@@ -62,23 +62,30 @@ def dagster_run_id(run_id: str) -> str:
     return str(uuid.uuid5(NAMESPACE, run_id))
 
 
-def accept(body: Any, settings: Settings, database: Database, storage: Storage, caller: Caller) -> JobCreated:
+def accept(body: Any, settings: Settings, database: Database, storage: Storage, caller: Caller, key: str | None = None) -> JobCreated:
     """The job of a POST /jobs body, written down before it is answered.
 
-    The same body under the same run id is the same job. Raises InvalidInput, InvalidConfig or DatasetError with everything
+    The same body under the same run id is the same job; an idempotency `key` of a client's choice stands for a run id, where
+    the body has none. Raises InvalidInput, InvalidConfig or DatasetError with everything
     that is known to fail, and Conflict if the run id already stands for another pipeline.
     """
     pipeline = parse_job_request(body)
+    keyed = key is not None and pipeline.config.run_id is None
+    if keyed:
+        pipeline = _with_run_id(pipeline, hashlib.sha256(json.dumps([caller.owner, key]).encode()).hexdigest()[:16])
     known = database.submission(pipeline.config.run_id) if pipeline.config.run_id else None
     if known is None:
         Checks(pipeline, settings, database, storage, caller).run()
-    pipeline = _named(pipeline)
+    if pipeline.config.run_id is None:
+        pipeline = _with_run_id(pipeline, secrets.token_hex(8))
     run_id, digest = pipeline.config.run_id or "", pipeline_digest(pipeline)
     row = known
     if row is None:
         config = pipeline.config.model_dump(mode="json")
         row, _ = database.accept(run_id, dagster_run_id=dagster_run_id(run_id), digest=digest, pipeline=config, owner=caller.owner)
     if row["digest"] != digest or not caller.may_see(row["owner"]):
+        if keyed:
+            raise Conflict("This Idempotency-Key was used for another pipeline; a key stands for one body", field="Idempotency-Key")
         raise Conflict(f"Run id '{run_id}' is taken by another pipeline; choose another, or leave it out", run_id=run_id)
     # Asked again, the answer is the same as long as the job goes on; of one that ended, its end is what a client must know.
     status = row["status"] if row["status"] in FINAL else "pending"
@@ -91,10 +98,8 @@ def pipeline_digest(pipeline: Pipeline) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _named(pipeline: Pipeline) -> Pipeline:
-    if pipeline.config.run_id is not None:
-        return pipeline
-    return replace(pipeline, config=pipeline.config.model_copy(update={"run_id": secrets.token_hex(8)}))
+def _with_run_id(pipeline: Pipeline, run_id: str) -> Pipeline:
+    return replace(pipeline, config=pipeline.config.model_copy(update={"run_id": run_id}))
 
 
 def refresh(database: Database, runs: Runs | None, rows: Sequence[RowMapping]) -> list[RowMapping]:

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
     ray_address: str | None = Field(
         default=None, description="HOST:PORT of the Ray cluster that this machine is a node of; one of this machine is started if unset."
     )
+    nodes_per_gpu: int = Field(default=1, ge=1, le=64, description="How many training or evaluation nodes may share a GPU at a time.")
     threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.deps import CallerDep, JsonBody, PageDep, ServicesDep, StatusFilter, Submission
+from api.deps import CallerDep, IdempotencyKey, JsonBody, PageDep, ServicesDep, StatusFilter, Submission
 from llm_platform import jobs
 from llm_platform.specs import JobRequest
 from llm_platform.specs.resources import Job, JobCancelled, JobCreated, Page
@@ -16,9 +16,9 @@ _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": f
 
 
 @router.post("", openapi_extra={"requestBody": _BODY})
-def create(body: JsonBody, services: ServicesDep, caller: CallerDep) -> JobCreated:
-    """Submits a pipeline. The same body with the same `run_id` is the same job."""
-    created = jobs.accept(body, services.settings, services.database, services.storage, caller)
+def create(body: JsonBody, services: ServicesDep, caller: CallerDep, key: IdempotencyKey = None) -> JobCreated:
+    """Submits a pipeline. The same body with the same `run_id`, or without one and with the same `Idempotency-Key`, is the same job."""
+    created = jobs.accept(body, services.settings, services.database, services.storage, caller, key)
     services.kick()
     return created
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from sqlalchemy.exc import OperationalError
 
+from llm_platform import gpus
 from llm_platform.agents import comparison, evaluation, export, notebook, preprocessing, sources, training
 from llm_platform.agents.node import Node, Platform, Work, load_upstream
 from llm_platform.errors import Cancelled, PlatformError, StorageError, TrainingError
 from llm_platform.reporting import Reporter
-from llm_platform.specs import AgentClass
+from llm_platform.specs import AgentClass, TrainingConfig
 from llm_platform.specs.results import NodeResult
 
 AGENTS: dict[AgentClass, Callable[[Work], NodeResult]] = {
@@ -44,7 +46,8 @@ def run_node(platform: Platform, node: Node, reporter: Reporter) -> NodeResult:
         return NodeResult.model_validate(known["result"]).model_copy(update={"reused": True})
     database.start_node(node.run_id, node.agent_name, node.agent_class.value, digest)
     try:
-        result = AGENTS[node.agent_class](Work(platform, node, upstream, reporter))
+        with _gpus(platform, node, reporter):
+            result = AGENTS[node.agent_class](Work(platform, node, upstream, reporter))
     except Cancelled:
         database.end_node(node.run_id, node.agent_name, "cancelled")
         raise
@@ -59,6 +62,14 @@ def run_node(platform: Platform, node: Node, reporter: Reporter) -> NodeResult:
         raise
     database.end_node(node.run_id, node.agent_name, "completed", result=result.model_dump(mode="json"))
     return result
+
+
+def _gpus(platform: Platform, node: Node, reporter: Reporter) -> AbstractContextManager[object]:
+    if isinstance(node.config, TrainingConfig):
+        return gpus.claimed(node.config.devices, platform.settings, reporter)
+    if node.agent_class is AgentClass.EVALUATION:
+        return gpus.claimed(1, platform.settings, reporter)
+    return nullcontext()
 
 
 def _unexpected(node: Node, caught: Exception) -> PlatformError:

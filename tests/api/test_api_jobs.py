@@ -12,7 +12,7 @@ import pytest
 
 from llm_platform import jobs
 from llm_platform.specs.results import NodeResult
-from tests.api.api_harness import Api, Start, wait_until
+from tests.api.api_harness import Api, Start, body, wait_until
 
 
 def test_the_specifications_example(api: Api) -> None:
@@ -26,6 +26,23 @@ def test_the_specifications_example(api: Api) -> None:
     job = api.client.get("/jobs/job_abc123").json()
     assert job["status"] == "pending" and job["result"] is None and job["started_at"] is None and job["model_id"] is None
     assert job["progress"] == {"completed_agents": [], "current_agent": None, "total_agents": 3}
+
+
+def test_an_idempotency_key_makes_one_job_of_many_requests(api: Api) -> None:
+    api.put()
+    headers = {"Idempotency-Key": "my upload of Tuesday"}
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: api.client.post("/jobs", json=body(None), headers=headers), range(20)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["job_id"] for answer in answers}) == 1
+    assert api.counts()[0] == 1
+    refused = api.client.post("/jobs", json=body(None, preprocessing={"dedup": False}), headers=headers)
+    assert (refused.status_code, refused.json()["error"]) == (409, "CONFLICT")
+    assert "This Idempotency-Key was used for another pipeline" in refused.json()["message"]
+    other = api.client.post("/jobs", json=body(None), headers={"Idempotency-Key": "another"})
+    named = api.client.post("/jobs", json=body("abc123"), headers=headers)
+    assert (other.status_code, named.json()["run_id"], api.counts()[0]) == (200, "abc123", 3)
+    assert api.client.post("/jobs", json=body(None), headers={"Idempotency-Key": "x" * 256}).status_code == 400
 
 
 def test_a_run_becomes_a_result(api: Api) -> None:

@@ -62,3 +62,12 @@ def test_a_killed_service_takes_no_training_with_it_and_the_next_job_runs(runnin
         job = running.wait_job(f"job_{run_id}")
         assert job["status"] == "completed", job
     assert running.service("dagster-workers")["pid"] != pid
+
+
+def test_a_training_on_two_devices_is_a_job_like_any_other(running: Running, dataset: dict[str, str]) -> None:
+    running.post_job(up_to_training(dataset, run_id="two", devices=2, max_steps=3))
+    job = running.wait_job("job_two")
+    assert job["status"] == "completed", job
+    lines = running.http.get("/logs/history/two", params={"limit": 1000}).json()["logs"]
+    assert [line["step"] for line in lines if line["level"] == "METRIC" and "loss" in line] == [1, 2, 3], "rank 0 alone reports"
+    assert node_processes(running) == []
