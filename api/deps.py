@@ -80,15 +80,11 @@ def dataset(dataset_id: Annotated[str, Path()], services: ServicesDep, caller: C
 
 def model(model_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RegisteredModel:
     """The model as the registry has it. Raises NotFound, also for another's."""
-    check_model(model_id, services, caller)
-    return registered(model_id, services.registry)
-
-
-def check_model(model_id: str, services: Services, caller: Caller) -> None:
-    """Raises NotFound for what is no model id, or another's model: one belongs to whom its job belongs."""
-    run_id = model_id.removeprefix("model_").partition(".")[0]
-    if not _MODEL_ID.fullmatch(model_id) or not caller.may_see(services.database.owner_of_run(run_id)):
+    found = registered(model_id, services.registry) if _MODEL_ID.fullmatch(model_id) else None
+    # A model belongs to whom its job belongs.
+    if found is None or not caller.may_see(services.database.owner_of_run(found.run_id)):
         raise NotFound(f"There is no model '{model_id[:100]}'", model_id=model_id[:100])
+    return found
 
 
 def compared_models(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from anyio import to_thread
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.errors import error_response
@@ -61,8 +62,7 @@ async def _caller(scope: Scope, services: Services) -> Caller:
         if not _is_loopback(scope):
             raise Forbidden("Without authentication the platform answers on loopback only; set LLM_PLATFORM_AUTHENTICATION=true")
         return OPERATOR
-    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"").decode("latin-1")
-    scheme, _, key = header.partition(" ")
+    scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthorized("Send your API key in the header 'Authorization: Bearer KEY'")
     return await to_thread.run_sync(keys.caller, key.strip(), services.database)

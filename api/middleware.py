@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import error_response
@@ -13,7 +14,7 @@ from llm_platform.errors import PlatformError
 
 log = logging.getLogger(__name__)
 
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.-]{1,64}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class RequestMiddleware:
@@ -29,10 +30,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = Headers(scope=scope).get("x-request-id", "")
         if not _REQUEST_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(8).encode()
-        answer_headers = scope.setdefault("state", {})["answer_headers"] = [(b"x-request-id", request_id)]
+            request_id = secrets.token_hex(8)
+        answer_headers = scope.setdefault("state", {})["answer_headers"] = [(b"x-request-id", request_id.encode())]
         started = False
 
         async def send_with_headers(message: Message) -> None:
@@ -45,8 +46,8 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception:
-            log.exception("Request %s failed: %s %r", request_id.decode(), scope["method"], scope["path"])
+            log.exception("Request %s failed: %s %r", request_id, scope["method"], scope["path"])
             if started:
                 raise
-            failure = PlatformError("An unexpected error occurred; the server's log has the details", request_id=request_id.decode())
+            failure = PlatformError("An unexpected error occurred; the server's log has the details", request_id=request_id)
             await error_response(failure)(scope, receive, send_with_headers)

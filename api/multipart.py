@@ -35,7 +35,7 @@ FORM_BYTES = 64 * 1024
 """How much longer than the file the whole form may be."""
 BATCH_BYTES = 2**20
 """Bytes that are handed to worker threads at a time: hashing and writing them would hold up other requests."""
-AHEAD = 2
+AHEAD = 4
 """Batches that may wait for a thread."""
 SYNC_BYTES = 64 * 2**20
 """Bytes after which the disk is told to begin writing, so that not everything is left to the end."""

@@ -50,7 +50,6 @@ def ingest(upload: Upload, settings: Settings, database: Database, storage: Stor
     Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it says it is or cannot be read,
     StorageError if it cannot be stored.
     """
-    _give_memory_back()  # what receiving the file took
     try:
         return _ingest(upload, settings, database, storage, owner)
     finally:

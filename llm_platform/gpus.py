@@ -11,9 +11,9 @@ from contextlib import ExitStack, contextmanager
 
 from filelock import FileLock, Timeout
 
-from llm_platform.errors import InvalidConfig
 from llm_platform.reporting import Reporter
 from llm_platform.settings import Settings
+from llm_platform.training.devices import check_enough
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 LOOK_EVERY = 0.5
@@ -42,9 +42,7 @@ def claimed(count: int, settings: Settings, reporter: Reporter) -> Iterator[list
     if not gpus:
         yield []
         return
-    if count > len(gpus):
-        message = f"{count} devices are asked for, and this machine has {len(gpus)}"
-        raise InvalidConfig(f"devices: {message}", errors=[{"field": "devices", "message": message}])
+    check_enough(count, len(gpus))
     before = os.environ.get(VISIBLE)
     with ExitStack() as held:
         mine = _some(count, gpus, settings, reporter, held)

@@ -246,7 +246,7 @@ class _Run:
         tokens = round(report["tokens"]["train"] * scale * epochs)
         trained = round(tokens * report["trainable_tokens"] / max(1, sum(report["tokens"].values())))
         shape = estimate.model_shape(base)
-        batch = config.batch_size * report["max_length"]
+        batch = config.rows_per_device * report["max_length"]
         labels = round(batch * trained / max(1, tokens))
         memory = {gpu: estimate.memory(shape, config, tokens=batch, labels=labels, gpu=gpu) for gpu in (True, False)}
         work = estimate.operations(shape, config.method, tokens, trained)

@@ -24,7 +24,6 @@ from llm_platform.errors import DatasetError, TrainingError
 from llm_platform.evaluation.bootstrap import intervals
 from llm_platform.evaluation.figures import GENERATED, columns_of, confusion_of, figures_of
 from llm_platform.evaluation.generate import greedy
-from llm_platform.evaluation.loss import row_losses
 from llm_platform.reporting import Reporter
 from llm_platform.specs import EvaluationConfig
 from llm_platform.specs.base import Resource
@@ -33,6 +32,7 @@ from llm_platform.training.adapter import causal_model, check_base, ends, is_ada
 from llm_platform.training.base_model import load
 from llm_platform.training.device import peak_memory_mb, pick_device
 from llm_platform.training.folders import whole_folder
+from llm_platform.training.loss import row_losses
 from llm_platform.training.rows import Rows, check_rows, read_rows
 
 EXAMPLES = 5
@@ -185,7 +185,7 @@ def _score(
         texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
         columns = columns_of(texts, [answer.stopped for answer in answers], table["reference"].to_list(), name)
     if {"loss", "perplexity"} & set(config.metrics):
-        columns[f"{name}_loss"] = pl.Series(row_losses(model, rows, config.batch_size, reporter))
+        columns[f"{name}_loss"] = pl.Series(row_losses(model, rows, config.batch_size, model.device, model.dtype, reporter))
     return columns
 
 

@@ -229,6 +229,11 @@ class TrainingConfig(Spec):
     seed: int = Field(default=42, ge=0, lt=2**32)
 
     @property
+    def rows_per_device(self) -> int:
+        """The most rows that one device has of a batch."""
+        return -(-self.batch_size // self.devices)
+
+    @property
     def fields_on_validation(self) -> list[str]:
         """The fields given here that mean nothing without validation rows."""
         given = {

@@ -111,8 +111,8 @@ def collate(rows: Rows, indices: Sequence[int] | NDArray[np.int64], device: torc
 def pack(rows: Rows, indices: Sequence[int] | NDArray[np.int64], device: torch.device) -> Batch:
     """The tensors of some rows that lie end to end in one sequence, without padding.
 
-    Positions start at 0 in every row. From that transformers' attention sees where rows begin, and keeps them apart: by a
-    block-diagonal mask in PyTorch's kernels, by cumulative lengths in FlashAttention's. Each row's last token is cut off.
+    Positions start at 0 in every row. From that transformers sees where rows begin, and keeps them apart by a block-diagonal mask.
+    Each row's last token is cut off.
     """
     lengths = rows.lengths[indices] - 1
     starts = np.concatenate([[0], np.cumsum(lengths)])

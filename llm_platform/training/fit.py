@@ -29,9 +29,8 @@ def with_checkpointing(config: TrainingConfig, base_model: Path, rows: Rows, dev
     """The config with `gradient_checkpointing` decided: `auto` is on where the largest batch would not fit without it."""
     if config.gradient_checkpointing != "auto":
         return config
-    longest = np.sort(rows.lengths)[-config.batch_size :]
-    most = batches.size(longest, packed=config.packing)
-    labels = int(np.sort(rows.labels)[-config.batch_size :].sum())
+    most = batches.size(np.sort(rows.lengths)[-config.rows_per_device :], packed=config.packing)
+    labels = int(np.sort(rows.labels)[-config.rows_per_device :].sum())
     off = config.model_copy(update={"gradient_checkpointing": "off"})
     fits = needed(estimate.model_shape(base_model), off, tokens=most, labels=labels, device=device) <= available(device)
     return off if fits else config.model_copy(update={"gradient_checkpointing": "on"})

@@ -27,7 +27,7 @@ from llm_platform.training.batches import Schedule, collate, pack
 from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.device import autocast, explain_out_of_memory, peak_memory_mb
 from llm_platform.training.estimate import ModelShape
-from llm_platform.training.loss import check_packing, head_is_last, loss_sum
+from llm_platform.training.loss import check_packing, head_is_last, row_losses, token_losses
 from llm_platform.training.ranks import SOLO, Ranks
 from llm_platform.training.result import Curve
 from llm_platform.training.rows import Rows
@@ -102,7 +102,7 @@ class Loop:
         self.optimizer = optimizer.build(optimizer.choose(config, device), config, self.parameters)
         self.schedule = Schedule(rows.lengths, config.batch_size, config.gradient_accumulation_steps, config.seed, config.packing)
         with autocast(device, dtype):
-            self.chunked = head_is_last(self.causal, collate(rows, [int(rows.lengths.argmin())], device))
+            self.chunked = head_is_last(self.causal, rows, device)
             if config.packing:
                 check_packing(self.causal, rows, device, dtype)
         if ranks.size > 1:
@@ -195,7 +195,7 @@ class Loop:
         with explain_out_of_memory(f"step {self.progress.step + 1}, on {len(indices)} rows of up to {lengths.max()} tokens", remedy):
             batch = (pack if self.config.packing else collate)(self.rows, indices, self.device)
             with autocast(self.device, self.dtype):
-                loss = loss_sum(self.causal, batch, chunked=self.chunked)
+                loss = token_losses(self.causal, batch, chunked=self.chunked).sum()
             (loss / labels).backward()
         return loss.detach()
 
@@ -214,7 +214,9 @@ class Loop:
         """Measures the validation loss; whether it is the lowest so far."""
         started = time.perf_counter()
         progress = self.progress
-        loss = mean_loss(self.causal, self.validation, self.config.batch_size, self.device, self.dtype, self.reporter, self.ranks)
+        batch_size, validation = self.config.batch_size, self.validation
+        losses = row_losses(self.causal, validation, batch_size, self.device, self.dtype, self.reporter, self.ranks)
+        loss = float(losses.sum()) / int(validation.labels.sum())
         progress.validation_seconds += time.perf_counter() - started
         best = all(loss < other for _, other in progress.validation)
         progress.validation.append((progress.step, loss))
@@ -259,37 +261,6 @@ class Loop:
         """The weights of a checkpoint alone."""
         for name, parameter in self.parameters.items():
             parameter.copy_(saved.tensors[f"{WEIGHTS}{name}"])
-
-
-def mean_loss(
-    model: PreTrainedModel,
-    rows: Rows,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    reporter: Reporter,
-    ranks: Ranks = SOLO,
-) -> float:
-    """Cross-entropy in nats per trained token over all rows. Leaves the model's mode as it was; raises TrainingError if not finite."""
-    was_training = model.training
-    model.eval()
-    groups = batches.by_length(rows.lengths, batch_size)
-    sums = torch.zeros(len(groups), dtype=torch.float64, device=device)
-    try:
-        with torch.inference_mode():
-            for place in range(ranks.rank, len(groups), ranks.size):
-                reporter.check_cancelled()
-                indices = groups[place]
-                with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"), autocast(device, dtype):
-                    sums[place] = loss_sum(model, collate(rows, indices, device))
-        ranks.add_up([sums])
-    finally:
-        model.train(was_training)
-    for indices, value in zip(groups, sums.tolist(), strict=True):
-        if not math.isfinite(value):
-            numbers = rows.numbers(indices)
-            raise TrainingError(f"The loss of rows {', '.join(map(str, numbers[:50]))} is not a finite number", rows=numbers)
-    return float(sums.sum()) / int(rows.labels.sum())
 
 
 class _Meter:

@@ -13,13 +13,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from llm_platform.errors import InvalidConfig
+from llm_platform.errors import InvalidConfig, TrainingError
+from llm_platform.reporting import Reporter
+from llm_platform.training import batches
 from llm_platform.training.batches import Batch, collate, pack
+from llm_platform.training.device import autocast, explain_out_of_memory
+from llm_platform.training.ranks import SOLO, Ranks
 from llm_platform.training.rows import Rows
 
 CHUNK_BYTES = 2**28
@@ -38,14 +44,14 @@ def label_logits(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         return _forward(model, batch).float()
 
 
-def loss_sum(model: PreTrainedModel, batch: Batch, *, chunked: bool = False) -> torch.Tensor:
-    """Summed cross-entropy in nats. The caller divides by the trained tokens of all batches that it adds up, never by batches.
+def token_losses(model: PreTrainedModel, batch: Batch, *, chunked: bool = False) -> torch.Tensor:
+    """Cross-entropy in nats, [L], of each trained token. Who averages divides by tokens, never by batches.
 
     `chunked` says that the model's logits are its head's output (see `head_is_last`), so that large ones are made in parts.
     """
     rows = max(1, CHUNK_BYTES // (4 * model.config.vocab_size))
     if not chunked or len(batch.targets) <= rows:
-        return functional.cross_entropy(label_logits(model, batch), batch.targets, reduction="sum")
+        return functional.cross_entropy(label_logits(model, batch), batch.targets, reduction="none")
     kept: list[torch.Tensor] = []
 
     def take(hidden: torch.Tensor) -> torch.Tensor:
@@ -58,11 +64,48 @@ def loss_sum(model: PreTrainedModel, batch: Batch, *, chunked: bool = False) -> 
     head = cast(torch.nn.Module, model.get_output_embeddings())
 
     def part(hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(head(hidden).float(), targets, reduction="sum")
+        return functional.cross_entropy(head(hidden).float(), targets, reduction="none")
 
     parts = zip(kept[0].split(rows), batch.targets.split(rows), strict=True)
-    losses = [cast(torch.Tensor, checkpoint(part, hidden, targets, use_reentrant=False)) for hidden, targets in parts]
-    return torch.stack(losses).sum()
+    return torch.cat([cast(torch.Tensor, checkpoint(part, hidden, targets, use_reentrant=False)) for hidden, targets in parts])
+
+
+@torch.inference_mode()
+def row_losses(
+    model: PreTrainedModel,
+    rows: Rows,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    reporter: Reporter,
+    ranks: Ranks = SOLO,
+) -> NDArray[np.float64]:
+    """Summed cross-entropy in nats of each row's trained tokens, [N]. Leaves the model's mode as it was.
+
+    Raises TrainingError, naming rows, if one is not finite.
+    """
+    was_training = model.training
+    model.eval()
+    losses = torch.zeros(len(rows), dtype=torch.float64, device=device)
+    groups = batches.by_length(rows.lengths, batch_size)
+    try:
+        with autocast(device, dtype):
+            chunked = head_is_last(model, rows, device)
+            for indices in groups[ranks.rank :: ranks.size]:
+                reporter.check_cancelled()
+                with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"):
+                    batch = collate(rows, indices, device)
+                    each = token_losses(model, batch, chunked=chunked).double()
+                places = torch.from_numpy(indices).to(device)[batch.positions // batch.input_ids.shape[1]]
+                losses.index_add_(0, places, each)
+        ranks.add_up([losses])
+    finally:
+        model.train(was_training)
+    found = losses.cpu().numpy()
+    broken = rows.numbers(np.flatnonzero(~np.isfinite(found)))
+    if broken:
+        raise TrainingError(f"The loss of rows {', '.join(map(str, broken[:50]))} is not a finite number", rows=broken[:100])
+    return found
 
 
 def _forward(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -83,14 +126,14 @@ def _before_head(model: PreTrainedModel, change: Callable[[torch.Tensor], torch.
 
 
 @torch.no_grad()
-def head_is_last(model: PreTrainedModel, batch: Batch) -> bool:
-    """Whether the model's logits are what its output head gives, with nothing done to them afterwards."""
+def head_is_last(model: PreTrainedModel, rows: Rows, device: torch.device) -> bool:
+    """Whether the model's logits are what its output head gives, with nothing done to them afterwards. Looks at two tokens."""
     head = model.get_output_embeddings()
     assert isinstance(head, torch.nn.Module)
     made: list[Any] = []
     hook = head.register_forward_hook(lambda *call: made.append(call[-1]))
     try:
-        logits = _forward(model, batch)
+        logits = model(input_ids=torch.from_numpy(rows.ids[None, :2].astype(np.int64)).to(device), use_cache=False).logits
     finally:
         hook.remove()
     return torch.equal(made[0].to(logits.dtype), logits)

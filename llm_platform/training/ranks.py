@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
-from llm_platform.errors import Cancelled, InvalidConfig, PlatformError, TrainingError
+from llm_platform.errors import Cancelled, PlatformError, TrainingError
 
 TIMEOUT = timedelta(minutes=10)
 """How long one process waits for the others in a step."""
@@ -67,14 +67,6 @@ class Ranks:
 
 
 SOLO = Ranks()
-
-
-def check_devices(devices: int) -> None:
-    """Raises InvalidConfig if this machine has GPUs, but not so many."""
-    found = torch.cuda.device_count()
-    if found and devices > found:
-        message = f"{devices} devices are asked for, and this machine has {found}"
-        raise InvalidConfig(f"devices: {message}", errors=[{"field": "devices", "message": message}])
 
 
 @contextmanager

@@ -25,11 +25,12 @@ from llm_platform.training.adapter import causal_model
 from llm_platform.training.base_model import model_digest
 from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.device import peak_memory_mb, pick_device, versions
+from llm_platform.training.devices import check_enough
 from llm_platform.training.estimate import model_shape
 from llm_platform.training.folders import whole_folder
 from llm_platform.training.loop import Loop
 from llm_platform.training.quantize import count
-from llm_platform.training.ranks import Ranks, check_devices, started
+from llm_platform.training.ranks import Ranks, started
 from llm_platform.training.result import TrainingResult
 from llm_platform.training.rows import Rows, check_rows, read_rows
 
@@ -54,7 +55,7 @@ def train(
     `base_name` is the public name of the base model, which is what the adapter's files call it.
     Raises DatasetError, InvalidConfig, TrainingError, StorageError, or Cancelled.
     """
-    check_devices(config.devices)
+    check_enough(config.devices, torch.cuda.device_count())
     threads = max(1, (threads or torch.get_num_threads()) // config.devices) if config.devices > 1 else threads
     arguments = (config, base_model, splits, out, work, base_name, threads)
     with started(config.devices, _train_beside, *arguments) as ranks:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ from llm_platform.comparisons import compare_models
 from llm_platform.errors import InvalidConfig
 from llm_platform.models import registered
 from llm_platform.reporting import ListReporter
-from llm_platform.settings import Settings
 from llm_platform.specs.comparison import Comparison, Promotion
 from llm_platform.specs.results import NodeResult
-from tests.tiny_models import COLOURS, make_base
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning",
@@ -28,25 +25,15 @@ GOOD = {"max_steps": 60, "learning_rate": 1e-2, "lora_dropout": 0.0, "batch_size
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def platform(bare_platform: Platform, base: Path) -> Platform:
     """Two trained models, of which `good` learned to answer with the first word; both were evaluated on one split."""
-    home = tmp_path_factory.mktemp("platform")
-    make_base(home / "models" / "base")
-    rows = "".join(f"{one} {two} w{number},{one}\n" for number, one in enumerate(COLOURS) for two in COLOURS[:5])
-    (home / "rows.csv").write_text(f"instruction,output\n{rows}")
-    url = f"sqlite:///{home / 'mlflow.db'}"
-    made = Platform.from_settings(Settings(home=home / "home", model_roots=[home / "models"], mlflow_url=url, threads=1))
-    made.storage.put_file(home / "rows.csv", "s3://datasets/rows.csv")
-    run(made, "rows", "DatasetAgent", [], file_path="s3://datasets/rows.csv")
+    run(bare_platform, "rows", "DatasetAgent", [], file_path="s3://datasets/rows.csv")
     split = {"train": 0.5, "validation": 0.0, "test": 0.5, "near_duplicates": "ignore"}
-    run(
-        made, "splits", "PreprocessingAgent", ["rows"], base_model=str(home / "models" / "base"), template="plain", dedup=False, split=split
-    )
-    run(made, "poor", "TrainingAgent", ["splits"], max_steps=1, model_name="colours")
-    run(made, "good", "TrainingAgent", ["splits"], model_name="colours", **GOOD)
-    run(made, "scores", "EvaluationAgent", ["poor", "good"], max_new_tokens=4)
-    yield made
-    made.close()
+    run(bare_platform, "splits", "PreprocessingAgent", ["rows"], base_model=str(base), template="plain", dedup=False, split=split)
+    run(bare_platform, "poor", "TrainingAgent", ["splits"], max_steps=1, model_name="colours")
+    run(bare_platform, "good", "TrainingAgent", ["splits"], model_name="colours", **GOOD)
+    run(bare_platform, "scores", "EvaluationAgent", ["poor", "good"], max_new_tokens=4)
+    return bare_platform
 
 
 def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +10,8 @@ import pytest
 from llm_platform.agents import Node, Platform, run_node
 from llm_platform.errors import InvalidConfig
 from llm_platform.reporting import ListReporter
-from llm_platform.settings import Settings
 from llm_platform.specs.results import NodeResult
-from tests.tiny_models import COLOURS, make_base, tensors
+from tests.tiny_models import tensors
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning",
@@ -21,19 +20,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    home = tmp_path_factory.mktemp("platform")
-    make_base(home / "models" / "base")
-    rows = "".join(f"{one} {two} w{number},{one}\n" for number, one in enumerate(COLOURS) for two in COLOURS[:5])
-    (home / "rows.csv").write_text(f"instruction,output\n{rows}")
-    url = f"sqlite:///{home / 'mlflow.db'}"
-    made = Platform.from_settings(Settings(home=home / "home", model_roots=[home / "models"], mlflow_url=url, threads=1))
-    made.storage.put_file(home / "rows.csv", "s3://datasets/rows.csv")
-    run(made, "r", "rows", "DatasetAgent", [], file_path="s3://datasets/rows.csv")
-    prepared = {"base_model": str(home / "models" / "base"), "template": "plain", "dedup": False}
-    run(made, "r", "splits", "PreprocessingAgent", ["rows"], **prepared)
-    yield made
-    made.close()
+def platform(bare_platform: Platform, base: Path) -> Platform:
+    run(bare_platform, "r", "rows", "DatasetAgent", [], file_path="s3://datasets/rows.csv")
+    prepared = {"base_model": str(base), "template": "plain", "dedup": False}
+    run(bare_platform, "r", "splits", "PreprocessingAgent", ["rows"], **prepared)
+    return bare_platform
 
 
 def run(platform: Platform, run_id: str, name: str, kind: str, inputs: list[str], **config: Any) -> NodeResult:

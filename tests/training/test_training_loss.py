@@ -22,10 +22,11 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from llm_platform.errors import InvalidConfig
+from llm_platform.reporting import ListReporter
 from llm_platform.specs import TrainingConfig
 from llm_platform.training import adapter, base_model, loss
 from llm_platform.training.batches import collate, pack
-from llm_platform.training.loss import check_packing, head_is_last, label_logits, loss_sum
+from llm_platform.training.loss import check_packing, head_is_last, label_logits, row_losses, token_losses
 from llm_platform.training.rows import Rows, read_rows
 
 SIZES: dict[str, Any] = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -70,9 +71,9 @@ def test_loss_and_gradients_equal_the_textbook(kind: str, form: Any, parts: bool
 
     batch = form(rows, np.array(indices), torch.device("cpu"))
     assert len(batch.targets) > 5
-    chunked = parts and head_is_last(model, batch)
+    chunked = parts and head_is_last(model, rows, torch.device("cpu"))
     assert chunked == (parts and kind in ("llama", "gpt2, absolute positions"))
-    ours, theirs = loss_sum(model, batch, chunked=chunked), reference(model, rows, indices)
+    ours, theirs = token_losses(model, batch, chunked=chunked).sum(), reference(model, rows, indices)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(gradients(ours), gradients(theirs), rtol=1e-4, atol=1e-5)
 
@@ -100,8 +101,20 @@ def test_large_logits_are_never_whole(base: Path, splits: Path, monkeypatch: pyt
     assert isinstance(head, torch.nn.Module)
     head.register_forward_hook(lambda *call: seen.append(len(call[-1])))
     batch = collate(read_rows(splits / "train.parquet"), [0, 1], torch.device("cpu"))
-    loss_sum(model, batch, chunked=True).backward()
+    token_losses(model, batch, chunked=True).sum().backward()
     assert max(seen) <= 3 and sum(seen) == 2 * len(batch.targets), "made once forward, once backward"
+
+
+def test_large_logits_are_never_whole_where_a_loss_is_measured(base: Path, splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, model, cpu = read_rows(splits / "train.parquet"), base_model.load(base, torch.float32), torch.device("cpu")
+    whole = row_losses(model, rows, 8, cpu, torch.float32, ListReporter())
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 3 * 256 * 4)
+    head, seen = model.get_output_embeddings(), list[int]()
+    assert isinstance(head, torch.nn.Module)
+    head.register_forward_hook(lambda *call: seen.append(call[-1].numel() // 256))
+    parts = row_losses(model, rows, 8, cpu, torch.float32, ListReporter())
+    assert max(seen) <= 3 and sum(seen) >= int(rows.labels.sum())
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
 REFUSED: dict[str, tuple[PretrainedConfig, str]] = {

@@ -75,7 +75,7 @@ def test_out_of_memory_says_how_much_it_takes(
     def fail(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(training_loop, "loss_sum", fail)
+    monkeypatch.setattr(training_loop, "token_losses", fail)
     with pytest.raises(TrainingError) as error:
         run(config(method), base, splits, tmp_path)
     message = error.value.message

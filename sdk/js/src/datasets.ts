@@ -3,6 +3,7 @@
 import { fileAt, hasFiles } from "./files.js";
 import type { components } from "./openapi.js";
 import { Listing } from "./pages.js";
+import { streamOf } from "./streams.js";
 import type { Transport } from "./transport.js";
 import type { CallOptions, Dataset, DatasetUploaded, Format, ListOptions, Preview, Profile } from "./types.js";
 
@@ -117,16 +118,5 @@ function multipart(file: Source, format: Format | undefined, onSent: (bytes: num
     }
     yield text.encode(`\r\n--${boundary}--\r\n`);
   };
-  const source = pieces();
-  const body = new ReadableStream<Uint8Array>({
-    async pull(controller) {
-      const { done, value } = await source.next();
-      if (done) controller.close();
-      else controller.enqueue(value);
-    },
-    async cancel() {
-      await source.return(undefined);
-    },
-  });
-  return { body, headers: { "Content-Type": `multipart/form-data; boundary=${boundary}` } };
+  return { body: streamOf(pieces()), headers: { "Content-Type": `multipart/form-data; boundary=${boundary}` } };
 }

@@ -4,6 +4,7 @@ import { NotFound, ServiceUnavailable } from "./errors.js";
 import { writeFile } from "./files.js";
 import type { components } from "./openapi.js";
 import { Listing } from "./pages.js";
+import { streamOf } from "./streams.js";
 import { pause, sleep } from "./time.js";
 import type { Opened, Transport } from "./transport.js";
 import type { CallOptions, Comparison, ListOptions, ModelDetails, ModelSummary } from "./types.js";
@@ -114,17 +115,7 @@ export class Models {
       part.close();
       throw new ServiceUnavailable("The download broke off, and the export has changed since");
     };
-    const chunks = resumed(opened, rest, signal);
-    const stream = new ReadableStream<Uint8Array>({
-      async pull(controller) {
-        const { done, value } = await chunks.next();
-        if (done) controller.close();
-        else controller.enqueue(value);
-      },
-      async cancel() {
-        await chunks.return(undefined);
-      },
-    });
+    const stream = streamOf(resumed(opened, rest, signal));
     const length = headers.get("content-length");
     return { filename: fileName(headers) ?? `${format}.tar`, sizeBytes: length === null ? null : Number(length), stream };
   }
