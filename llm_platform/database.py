@@ -6,7 +6,8 @@ Times are UTC. The state of a job is Dagster's to say; of it only the final stat
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,9 +19,11 @@ from sqlalchemy.engine import Connection, Engine, RowMapping
 
 from llm_platform import tables
 from llm_platform.settings import Settings
-from llm_platform.tables import datasets, models, nodes, submissions
+from llm_platform.tables import datasets, models, nodes, submissions, upload_keys
 
 FINAL = ("completed", "failed", "cancelled")
+UNASKED: dict[str, Any] = {"cancel_requested": False, "keep_requested": None, "checkpoint_requested_at": None}
+"""A submission whose new run nobody has asked for anything yet."""
 
 
 def now() -> datetime:
@@ -95,13 +98,13 @@ class Database:
     def adopt(self, run_id: str, *, dagster_run_id: str, created_at: datetime) -> None:
         """A run that was launched in the Dagster UI becomes a job; a newer run of a known job becomes its run."""
         row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="dagster", digest="", status="pending")
-        row |= dict(cancel_requested=False, submitted=True, attempts=0, created_at=created_at)
+        row |= dict(submitted=True, attempts=0, created_at=created_at, **UNASKED)
         with self.write() as connection:
             connection.execute(self._insert(submissions).values(row).on_conflict_do_nothing())
             connection.execute(
                 sa.update(submissions)
                 .where(submissions.c.run_id == run_id, submissions.c.dagster_run_id != dagster_run_id)
-                .values(dagster_run_id=dagster_run_id, status="pending", submitted=True, cancel_requested=False, error=None, ended_at=None)
+                .values(dagster_run_id=dagster_run_id, status="pending", submitted=True, error=None, ended_at=None, **UNASKED)
             )
 
     def claim(self, limit: int, lease: float) -> list[RowMapping]:
@@ -128,9 +131,10 @@ class Database:
             )
         return list(rows)
 
-    def update_submission(self, run_id: str, *, only_open: bool = False, **values: Any) -> bool:
-        """Sets columns of one submission; with `only_open` only while its status is not final. True if a row changed."""
-        query = sa.update(submissions).where(submissions.c.run_id == run_id)
+    def update_submission(self, run_id: str, *, only_open: bool = False, of_run: str | None = None, **values: Any) -> bool:
+        """Sets columns of one submission; with `only_open` only while its status is not final, with `of_run` only while that is
+        its Dagster run. True if a row changed."""
+        query = sa.update(submissions).where(submissions.c.run_id == run_id, _equal(submissions.c.dagster_run_id, of_run))
         if only_open:
             query = query.where(submissions.c.status.not_in(FINAL))
         with self.write() as connection:
@@ -162,10 +166,11 @@ class Database:
         mine = sa.and_(submissions.c.run_id == run_id, submissions.c.dagster_run_id == dagster_run_id, submissions.c.status.not_in(FINAL))
         lost = {"error": "INTERNAL_ERROR", "message": "The process that ran this node ended without saying why", "metadata": {}}
         with self.write() as connection:
-            asked = connection.execute(sa.select(submissions.c.cancel_requested).where(mine).with_for_update()).scalar()
-            if asked is None:
+            asked = sa.select(submissions.c.cancel_requested, submissions.c.keep_requested).where(mine).with_for_update()
+            found = connection.execute(asked).one_or_none()
+            if found is None:
                 return
-            if asked and status == "failed":
+            if any(found) and status == "failed":
                 status, error = "cancelled", None
             values = dict(status=status, started_at=started_at, ended_at=ended_at or now(), error=error, submitted=True)
             connection.execute(sa.update(submissions).where(mine).values(**values))
@@ -181,8 +186,9 @@ class Database:
 
         Its nodes that did not complete wait again; those that did keep what they made.
         """
-        ended = sa.and_(submissions.c.run_id == run_id, submissions.c.status.in_(("failed", "cancelled")))
-        again = dict(dagster_run_id=dagster_run_id, status="pending", cancel_requested=False, submitted=False, claimed_until=None)
+        held = sa.and_(submissions.c.claimed_until.is_not(None), submissions.c.claimed_until >= now())
+        ended = sa.and_(submissions.c.run_id == run_id, submissions.c.status.in_(("failed", "cancelled")), sa.not_(held))
+        again = dict(dagster_run_id=dagster_run_id, status="pending", submitted=False, claimed_until=None, **UNASKED)
         again |= dict(attempts=0, error=None, started_at=None, ended_at=None, retried_at=now())
         undone = sa.and_(nodes.c.run_id == run_id, nodes.c.status.in_(("failed", "cancelled")))
         with self.write() as connection:
@@ -190,6 +196,23 @@ class Database:
             if done.rowcount == 1:
                 connection.execute(sa.update(nodes).where(undone).values(status="pending", result=None, error=None, ended_at=None))
             return done.rowcount == 1
+
+    def hold(self, run_id: str, lease: timedelta) -> bool:
+        """Keeps an ended job from being tried again until `release`, at most for `lease`. True for one of several at once."""
+        free = sa.or_(submissions.c.claimed_until.is_(None), submissions.c.claimed_until < now())
+        query = sa.update(submissions).where(submissions.c.run_id == run_id, submissions.c.status.in_(FINAL), free)
+        with self.write() as connection:
+            return connection.execute(query.values(claimed_until=now() + lease)).rowcount == 1
+
+    def release(self, run_id: str) -> None:
+        self.update_submission(run_id, claimed_until=None)
+
+    def pipelines_with(self, text: str) -> list[RowMapping]:
+        """Run id, status and pipeline of the submissions whose pipeline has that text somewhere."""
+        found = sa.cast(submissions.c.pipeline, sa.Text).contains(text, autoescape=True)
+        query = sa.select(submissions.c.run_id, submissions.c.status, submissions.c.pipeline).where(found)
+        with self.read() as connection:  # SQLite finds it in another case, too
+            return [row for row in connection.execute(query).mappings() if text in json.dumps(row["pipeline"])]
 
     def submission(self, run_id: str) -> RowMapping | None:
         with self.read() as connection:
@@ -216,6 +239,18 @@ class Database:
             total = connection.execute(sa.select(sa.func.count()).select_from(submissions).where(where)).scalar_one()
             return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
 
+    def count_submissions(self) -> dict[str, int]:
+        """How many there are in each state."""
+        query = sa.select(submissions.c.status, sa.func.count().label("number")).group_by(submissions.c.status)
+        with self.read() as connection:
+            return {row.status: row.number for row in connection.execute(query)}
+
+    def count_queued(self) -> int:
+        """How many are not yet Dagster runs."""
+        waiting = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending")
+        with self.read() as connection:
+            return connection.execute(sa.select(sa.func.count()).select_from(submissions).where(waiting)).scalar_one()
+
     # nodes
 
     def start_node(self, run_id: str, agent_name: str, agent_class: str, digest: str) -> None:
@@ -238,6 +273,12 @@ class Database:
                 .values(status=status, result=result, error=error, ended_at=now())
             )
 
+    def spoil_node(self, run_id: str, agent_name: str, result: dict[str, Any]) -> None:
+        """What is left of a node's result; with no digest, it is no longer a result that a retry could use."""
+        with self.write() as connection:
+            mine = sa.and_(nodes.c.run_id == run_id, nodes.c.agent_name == agent_name)
+            connection.execute(sa.update(nodes).where(mine).values(digest="", result=result))
+
     def nodes(self, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
         """The nodes of each run, in the order they started."""
         found: dict[str, list[RowMapping]] = {run_id: [] for run_id in run_ids}
@@ -259,9 +300,23 @@ class Database:
 
     # datasets
 
-    def add_dataset(self, **row: Any) -> None:
+    def add_dataset(self, *, key: str | None = None, **row: Any) -> str:
+        """The id of the dataset: the row's, or that of an earlier one for which the same key (`idempotency.key_digest`) stands."""
         with self.write() as connection:
+            if key is not None:
+                values = {"digest": key, "dataset_id": row["dataset_id"]}
+                connection.execute(self._insert(upload_keys).values(values).on_conflict_do_nothing())
+                first = connection.execute(sa.select(upload_keys.c.dataset_id).where(upload_keys.c.digest == key)).scalar_one()
+                if first != row["dataset_id"]:
+                    return first
             connection.execute(sa.insert(datasets).values(**row, recorded=False, created_at=now()))
+        return row["dataset_id"]
+
+    def dataset_of_key(self, key: str) -> RowMapping | None:
+        """The dataset for which an Idempotency-Key's digest stands."""
+        query = sa.select(datasets).join(upload_keys, upload_keys.c.dataset_id == datasets.c.dataset_id)
+        with self.read() as connection:
+            return connection.execute(query.where(upload_keys.c.digest == key)).mappings().one_or_none()
 
     def dataset(self, dataset_id: str) -> RowMapping | None:
         with self.read() as connection:
@@ -303,19 +358,24 @@ class Database:
         return found
 
     def list_models(
-        self, limit: int, offset: int, base_model: str | None = None, *, owner: str | None = None
+        self,
+        limit: int,
+        offset: int,
+        base_model: str | None = None,
+        *,
+        owner: str | None = None,
+        where: sa.ColumnElement[bool] | None = None,
+        order: Sequence[sa.ColumnElement[Any]] = (models.c.created_at.desc(),),
     ) -> tuple[list[RowMapping], int]:
-        where = _equal(models.c.base_model, base_model)
+        """(those for which `where` holds too, in that order, how many there are)."""
+        where = sa.and_(_equal(models.c.base_model, base_model), sa.true() if where is None else where)
         if owner is not None:  # a model belongs to whom its job belongs
             where = sa.and_(where, models.c.run_id.in_(sa.select(submissions.c.run_id).where(submissions.c.owner == owner)))
-        query = sa.select(models).where(where).order_by(models.c.created_at.desc(), models.c.model_id)
+        query = sa.select(models).where(where).order_by(*order, models.c.model_id)
         with self.read() as connection:
             total = connection.execute(sa.select(sa.func.count()).select_from(models).where(where)).scalar_one()
             return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
 
-    def replace_models(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Makes these the only models, in one step."""
+    def delete_models(self, model_ids: Iterable[str]) -> None:
         with self.write() as connection:
-            connection.execute(sa.delete(models))
-            if rows:
-                connection.execute(sa.insert(models), list(rows))
+            connection.execute(sa.delete(models).where(models.c.model_id.in_(list(model_ids))))

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 def _default_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "llm-platform"
+
+
+AccessLog = Literal["off", "errors", "all"]
+ORIGIN = r"^(\*|https?://[A-Za-z0-9._-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?)$"
+"""What a browser sends as Origin: no path, no slash at the end."""
 
 
 class Settings(BaseSettings):
@@ -45,9 +50,29 @@ class Settings(BaseSettings):
     max_upload_bytes: int = 5 * 2**30
     max_body_bytes: int = 2 * 2**20
     max_streams_per_client: int = 500
+    max_uploads_per_client: int = Field(
+        default=8, ge=1, description="Uploads of one client at a time: of a user, or else of an IP address."
+    )
     authentication: bool = Field(default=False, description="Whether requests need an API key; the API leaves loopback only with it.")
+    oidc_issuer: str | None = Field(default=None, description="OpenID Connect provider whose tokens are taken in place of API keys: `iss`.")
+    oidc_audience: str | None = Field(default=None, description="What its tokens must be meant for: `aud`.")
+    oidc_jwks_url: str | None = Field(default=None, pattern=r"^https?://", description="Where its public keys are.")
+    oidc_user_claim: str = Field(default="sub", description="Claim with the user's name.")
+    oidc_scope_claim: str = Field(
+        default="scope", description="Claim with what the user may do: a list, or words with spaces between them."
+    )
+    oidc_scopes: dict[str, Literal["read", "write", "admin"]] = Field(
+        default={f"llm-platform:{scope}": scope for scope in ("read", "write", "admin")}, description="What those words stand for here."
+    )
     rate_limit_default: int = Field(default=100, ge=1, description="Requests a minute of one IP address.")
     rate_limit_authenticated: int = Field(default=1000, ge=1, description="Requests a minute of one user, with any of the user's API keys.")
+    access_log: AccessLog = Field(
+        default="all", description="Which requests get a line in the API's log: all, errors (from status 400), or off."
+    )
+    cors_origins: list[Annotated[str, Field(pattern=ORIGIN)]] = Field(
+        default=[], description='Origins whose pages may use the API, such as https://app.example.test, or "*" for all.'
+    )
+    metrics_open: bool = Field(default=False, description="Whether /metrics needs no key where authentication is on.")
     trusted_proxies: list[str] = Field(default=[], description="Addresses or networks of proxies whose X-Forwarded-For is believed.")
     data_engine: Literal["local", "ray"] = Field(default="local", description="Where preprocessing runs: this machine, or a Ray cluster.")
     ray_address: str | None = Field(
@@ -55,6 +80,13 @@ class Settings(BaseSettings):
     )
     nodes_per_gpu: int = Field(default=1, ge=1, le=64, description="How many training or evaluation nodes may share a GPU at a time.")
     threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
+
+    @model_validator(mode="after")
+    def _whole_provider(self) -> Self:
+        given = [self.oidc_issuer, self.oidc_audience, self.oidc_jwks_url]
+        if any(given) and not all(given):
+            raise ValueError("oidc_issuer, oidc_audience and oidc_jwks_url go together")
+        return self
 
     @cached_property
     def root(self) -> Path:

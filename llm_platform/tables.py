@@ -33,6 +33,8 @@ submissions = sa.Table(
     sa.Column("pipeline", sa.JSON, nullable=True),
     sa.Column("status", sa.String(16), nullable=False, index=True),
     sa.Column("cancel_requested", sa.Boolean, nullable=False, default=False),
+    sa.Column("keep_requested", sa.Boolean, nullable=True, doc="to stop, but only after what training has so far is kept as a model"),
+    sa.Column("checkpoint_requested_at", UtcDateTime, nullable=True, doc="when a training was asked for a checkpoint, until it is written"),
     sa.Column("submitted", sa.Boolean, nullable=False, default=False),
     sa.Column("claimed_until", UtcDateTime, nullable=True),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
@@ -75,6 +77,13 @@ datasets = sa.Table(
     sa.Column("owner", sa.String(64), nullable=True, doc="who uploaded it, where authentication is on"),
 )
 
+upload_keys = sa.Table(
+    "upload_keys",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True, doc="of a user's Idempotency-Key"),
+    sa.Column("dataset_id", sa.String(70), nullable=False),
+)
+
 log_cursors = sa.Table(
     "log_cursors",
     metadata,
@@ -105,6 +114,7 @@ models = sa.Table(
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("exports", sa.JSON, nullable=False),
     sa.Column("created_at", UtcDateTime, nullable=False, index=True),
+    sa.Column("aliases", sa.JSON, nullable=True, doc="an object with each alias as a key, so that SQL can ask for one"),
 )
 
 keys = sa.Table(
@@ -117,6 +127,30 @@ keys = sa.Table(
     sa.Column("created_at", UtcDateTime, nullable=False, index=True),
     sa.Column("expires_at", UtcDateTime, nullable=True),
     sa.Column("revoked_at", UtcDateTime, nullable=True),
+)
+
+
+presence = sa.Table(
+    "presence",
+    metadata,
+    sa.Column("connection_id", sa.String(32), primary_key=True),
+    sa.Column("run_id", sa.String(64), nullable=False, index=True),
+    sa.Column("user", sa.String(64), nullable=True, doc="who, where authentication is on"),
+    sa.Column("joined_at", UtcDateTime, nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False, doc="when the process that holds the connection last said that it is there"),
+)
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("entry_id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
+    sa.Column("at", UtcDateTime, nullable=False, index=True),
+    sa.Column("actor", sa.String(64), nullable=True, index=True),
+    sa.Column("key_id", sa.String(32), nullable=True),
+    sa.Column("action", sa.String(32), nullable=False, index=True),
+    sa.Column("target", sa.String(255), nullable=False),
+    sa.Column("client", sa.String(64), nullable=True),
+    sa.Column("request_id", sa.String(64), nullable=True),
 )
 
 

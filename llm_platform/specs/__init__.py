@@ -10,7 +10,6 @@ from llm_platform.specs.agents import (
     ComparisonConfig,
     DatasetConfig,
     EvaluationConfig,
-    ExportConfig,
     Format,
     NotebookConfig,
     PreprocessingConfig,
@@ -21,6 +20,7 @@ from llm_platform.specs.agents import (
     ValidationConfig,
     ValidationRules,
 )
+from llm_platform.specs.export import ExportConfig, ExportFormat, GateConfig, Quantization
 from llm_platform.specs.pipeline import (
     JobRequest,
     NodeSpec,
@@ -43,13 +43,16 @@ __all__ = [
     "DatasetConfig",
     "EvaluationConfig",
     "ExportConfig",
+    "ExportFormat",
     "Format",
+    "GateConfig",
     "JobRequest",
     "NodeSpec",
     "NotebookConfig",
     "Pipeline",
     "PipelineConfig",
     "PreprocessingConfig",
+    "Quantization",
     "SplitConfig",
     "TemplateMapping",
     "TemplateName",

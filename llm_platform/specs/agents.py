@@ -12,6 +12,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from llm_platform.specs.base import MODEL_ID, NAME, Spec
+from llm_platform.specs.export import ExportConfig
 
 Format = Literal["csv", "json", "jsonl", "parquet", "txt"]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
@@ -23,7 +24,6 @@ TemplateName = Literal[
 Metric = Literal["accuracy", "exact_match", "f1", "rouge_l", "numeric_match", "label_accuracy", "macro_f1", "loss", "perplexity"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 LOWER_IS_BETTER: frozenset[Metric] = frozenset({"loss", "perplexity"})
-ExportFormat = Literal["adapter", "merged"]
 
 
 class AgentClass(StrEnum):
@@ -209,6 +209,7 @@ class TrainingConfig(Spec):
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="on: less memory, a third more time. auto: on if the largest batch would not fit without it."
     )
+    compile: bool = Field(default=False, description="Compile the layers (torch.compile): a minute at the start, then faster steps.")
     packing: bool = Field(
         default=False,
         description="Lay the rows of a batch end to end instead of padding them; rows never see each other.",
@@ -226,7 +227,16 @@ class TrainingConfig(Spec):
     devices: int = Field(
         default=1, ge=1, le=64, description="GPUs of this machine that share each batch's rows; on a CPU, processes that share it."
     )
+    sharding: Literal["auto", "none", "full"] = Field(
+        default="auto",
+        description="full: each device keeps its part of the weights (FSDP). auto: full if the model would not fit on one device.",
+    )
     seed: int = Field(default=42, ge=0, lt=2**32)
+
+    @property
+    def shardable(self) -> bool:
+        """Whether the model can be spread over several devices."""
+        return self.devices > 1 and self.method != "qlora" and self.optimizer in ("auto", "adamw")
 
     @property
     def rows_per_device(self) -> int:
@@ -259,6 +269,19 @@ class TrainingConfig(Spec):
     def _rows_for_all(self) -> TrainingConfig:
         if self.devices > self.batch_size:
             raise ValueError(f"{self.devices} devices share a batch of {self.batch_size} rows; raise batch_size, or lower devices")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_that_cannot_be_spread(self) -> TrainingConfig:
+        if self.sharding == "full" and not self.shardable:
+            why = (
+                "a model in 4 bits is not spread over devices; use method lora"
+                if self.method == "qlora"
+                else f"optimizer '{self.optimizer}' pages the memory of one device; use adamw"
+                if self.devices > 1
+                else "one device has nothing to share; raise devices"
+            )
+            raise ValueError(f"sharding 'full': {why}, or leave sharding out")
         return self
 
     @model_validator(mode="after")
@@ -297,14 +320,13 @@ class ComparisonConfig(Spec):
     model_ids: list[ModelId] = Field(default=[], max_length=20, description="Models of earlier runs that are compared too.")
 
 
-class ExportConfig(Spec):
-    formats: list[ExportFormat] = Field(default=["adapter", "merged"], min_length=1, max_length=2)
-
-
 class NotebookConfig(Spec):
     notebook: str = Field(default="evaluate_model", pattern=NAME, description="Name of an allowed notebook, without .ipynb.")
-    parameters: dict[str, str | int | float | bool | None] = Field(default={}, max_length=100)
+    parameters: dict[str, str | int | float | bool | None] = Field(
+        default={}, max_length=100, description="Values for the notebook's parameters cell; what is left out comes from the inputs."
+    )
     timeout: int = Field(default=600, ge=1, le=86_400, description="Seconds the whole notebook may take.")
+    memory_mb: int | None = Field(default=None, ge=64, le=2**24, description="MiB of memory the kernel and its processes may have.")
 
 
 AgentConfig = (

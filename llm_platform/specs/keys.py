@@ -11,6 +11,8 @@ from llm_platform.specs.base import NAME, Resource, Spec
 
 Scope = Literal["read", "write", "admin"]
 """Each allows what those before it allow: to look, to submit and upload and cancel, and everything of everybody."""
+USER = r"^[A-Za-z0-9][A-Za-z0-9_.@|:+-]{0,63}$"
+"""Users: those of API keys, and those that an identity provider names."""
 
 
 class KeyRequest(Spec):

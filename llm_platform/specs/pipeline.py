@@ -45,7 +45,7 @@ EDGE_RULES: dict[AgentClass, EdgeRule] = {
     AgentClass.TRAINING: EdgeRule(frozenset({AgentClass.PREPROCESSING}), most=1),
     AgentClass.EVALUATION: EdgeRule(frozenset({AgentClass.TRAINING})),
     AgentClass.COMPARISON: EdgeRule(frozenset({AgentClass.EVALUATION}), least=0),
-    AgentClass.EXPORT: EdgeRule(frozenset({AgentClass.TRAINING})),
+    AgentClass.EXPORT: EdgeRule(frozenset({AgentClass.TRAINING, AgentClass.COMPARISON})),
     AgentClass.NOTEBOOK: EdgeRule(frozenset(set(AgentClass) - {AgentClass.NOTEBOOK}), least=0),
 }
 
@@ -251,10 +251,10 @@ def _training_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> 
     for edge in config.edges:
         source, target = nodes[edge.from_agent], nodes[edge.to_agent]
         kinds = classes[edge.from_agent], classes[edge.to_agent]
-        if kinds == (AgentClass.TRAINING, AgentClass.EXPORT):
-            full = TrainingConfig.model_validate(source.config).method == "full"
+        if kinds[1] is AgentClass.EXPORT:
+            full = [name for name in _trained_before(edge.from_agent, config, classes) if _trains_all(nodes[name])]
             if full and "adapter" in ExportConfig.model_validate(target.config).formats:
-                message = f"'{edge.from_agent}' trains all weights (method 'full'), so there is no adapter; set formats to ['merged']"
+                message = f"'{full[0]}' trains all weights (method 'full'), so there is no adapter; set formats to ['merged']"
                 errors.append({"field": "formats", "agent": edge.to_agent, "message": message})
         elif kinds == (AgentClass.PREPROCESSING, AgentClass.TRAINING):
             split = PreprocessingConfig.model_validate(source.config).split
@@ -263,6 +263,18 @@ def _training_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> 
                 fields = TrainingConfig.model_validate(target.config).fields_on_validation
                 errors += [{"field": field, "agent": edge.to_agent, "message": f"{field} {message}"} for field in fields]
     return errors
+
+
+def _trained_before(name: str, config: PipelineConfig, classes: dict[str, AgentClass]) -> list[str]:
+    """The node itself if it trains, else the training nodes that lead to it."""
+    if classes[name] is AgentClass.TRAINING:
+        return [name]
+    before = [edge.from_agent for edge in config.edges if edge.to_agent == name]
+    return [trained for source in before for trained in _trained_before(source, config, classes)]
+
+
+def _trains_all(node: Node) -> bool:
+    return TrainingConfig.model_validate(node.config).method == "full"
 
 
 def _comparison_errors(config: PipelineConfig, classes: dict[str, AgentClass]) -> list[dict[str, Any]]:

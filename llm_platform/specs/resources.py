@@ -9,6 +9,7 @@ from pydantic import Field
 
 from llm_platform.specs.agents import Format
 from llm_platform.specs.base import Resource
+from llm_platform.specs.gate import GateResult
 
 JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 NodeStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
@@ -164,6 +165,25 @@ class Job(Resource):
 class JobCancelled(Resource):
     job_id: str
     status: Literal["cancelled"]
+    keeps: list[str] | None = Field(
+        default=None,
+        description="With `keep`: the training nodes that leave a model, or will as soon as they have ended. Empty: nothing to keep.",
+    )
+
+
+class KeptArtifact(Resource):
+    """What was not deleted, and who needs it."""
+
+    address: str
+    reason: str
+
+
+class ArtifactsDeleted(Resource):
+    job_id: str
+    deleted: list[str] = Field(description="Addresses of the artifacts that are gone.")
+    kept: list[KeptArtifact]
+    models: list[str] = Field(description="Models that are gone too.")
+    freed_bytes: int
 
 
 class ModelSummary(Resource):
@@ -174,6 +194,7 @@ class ModelSummary(Resource):
     created_at: datetime
     metrics: dict[str, float]
     exports: list[str]
+    aliases: list[str] = Field(default=[], description="Those of its version in MLflow, such as champion.")
 
 
 class ModelList(Resource):
@@ -194,10 +215,29 @@ class Model(Resource):
     metrics: dict[str, float]
     exports: dict[str, str]
     created_at: datetime
+    aliases: list[str] = Field(default=[], description="Those of its version in MLflow, such as champion.")
+    gates: dict[str, GateResult] = Field(default={}, description="What the gate found, by export, and of GGUF by file (`gguf.q8_0`).")
+
+
+class ModelFile(Resource):
+    path: str = Field(description="Name within the export, with '/'.")
+    size_bytes: int
+    sha256: str | None = Field(description="None for a file that the platform did not store.")
+    url: str | None = Field(description="A presigned address: whoever has it can read the file; None where files lie in a folder.")
+
+
+class ModelFiles(Resource):
+    """The files of one export, for clients that fetch them from the object store themselves."""
+
+    model_id: str
+    format: Literal["adapter", "merged", "gguf"]
+    address: str
+    files: list[ModelFile]
+    expires_at: datetime | None = Field(description="When the addresses stop working; None if there are none.")
 
 
 class LogLine(Resource):
-    """One line of a run's log. METRIC lines carry `step`, `epoch` and their figures beside the message."""
+    """One line of a run's log. METRIC lines carry `step`, `epoch` and their figures beside the message, comments `type` and `author`."""
 
     run_id: str
     timestamp: datetime

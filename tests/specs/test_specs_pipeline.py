@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from llm_platform.errors import InvalidConfig, InvalidInput, PlatformError
-from llm_platform.specs import CONFIGS, AgentClass, NodeSpec, Pipeline, parse_job_request, parse_pipeline, run_config, stages
+from llm_platform.specs import CONFIGS, AgentClass, ExportConfig, NodeSpec, Pipeline, parse_job_request, parse_pipeline, run_config, stages
 from llm_platform.specs.agents import STAGES, SplitConfig
 from llm_platform.specs.pipeline import EDGE_RULES, MAX_EDGES, MAX_NODES
 
@@ -231,8 +231,33 @@ def test_a_whole_model_has_no_adapter_to_export() -> None:
     assert isinstance(error, InvalidConfig)
     (entry,) = error.metadata["errors"]
     assert (entry["agent"], entry["field"]) == ("files", "formats") and "set formats to ['merged']" in entry["message"]
-    parse_pipeline(trained({"method": "full"}, ["merged"], {}))
+    parse_pipeline(trained({"method": "full"}, ["merged", "gguf"], {}))
     parse_pipeline(trained({"method": "qlora"}, ["merged", "adapter"], {}))
+
+
+def test_the_best_of_a_comparison_is_exported() -> None:
+    nodes = [*LONG[:6], ("files", "ExportAgent", {"formats": ["adapter", "gguf"], "gguf_quantization": "q8_0"}, ["choice"])]
+    found = parse_pipeline(pipeline(nodes)).node("files")
+    assert isinstance(found.config, ExportConfig) and found.config.gguf_quantization == ["q8_0"] and found.inputs == ("choice",)
+    nodes[3] = ("large", "TrainingAgent", {"method": "full"}, ["clean"])
+    (entry,) = refused(pipeline(nodes)).metadata["errors"]
+    assert (entry["agent"], entry["field"]) == ("files", "formats") and "'large' trains all weights" in entry["message"]
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "message"),
+    [
+        ({"gguf_quantization": ["q4_0"]}, "gguf_quantization.0", "'f16', 'q8_0', 'q6_k'"),
+        ({"gguf_quantization": "q8_0"}, "", "only for the format 'gguf'"),
+        ({"gate": {"agreement": {"q8_0": 1.5}}}, "gate.agreement.q8_0", "less than or equal to 1"),
+        ({"gate": {"row": 5}}, "gate.row", "did you mean 'rows'?"),
+    ],
+)
+def test_what_an_export_cannot_be(config: dict[str, Any], field: str, message: str) -> None:
+    body = trained({}, ["merged"], {})
+    body["nodes"][-1]["config"] |= config
+    (entry,) = refused(body).metadata["errors"]
+    assert (entry["agent"], entry["field"]) == ("files", field) and message in entry["message"]
 
 
 NO_VALIDATION = {"train": 0.9, "validation": 0.0, "test": 0.1}
