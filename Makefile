@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all soak lint format bench sdk-types lock clean
+.PHONY: help setup demo up test test-all soak lint format bench bench-gpu sdk-types lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -43,6 +43,9 @@ format: $(STAMP)  ## Put imports and code into form.
 
 bench: $(STAMP)  ## Run every benchmark that needs no GPU; keeps the output in benchmarks/results.
 	@$(BIN)/python -m benchmarks
+
+bench-gpu: $(STAMP)  ## Train at the shape of Llama 8B against TRL on this machine's GPU; without one, at toy size.
+	@$(BIN)/python -m benchmarks gpu
 
 sdk-types: $(STAMP)  ## Renew what the JavaScript SDK knows of the API: its OpenAPI snapshot and the types made from it.
 	@$(BIN)/python -m tests.client.test_client_openapi_snapshot

@@ -1,7 +1,9 @@
-"""Runs every benchmark of this folder that needs no GPU, each in a process of its own, and keeps what it printed."""
+"""Runs benchmarks of this folder, each in a process of its own, and keeps what they printed: those that are named, or all that need
+no GPU."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,10 @@ HERE = Path(__file__).parent
 NO_BENCHMARKS = {"__init__", "__main__", "platform", "report", "rows"}
 
 
-def names() -> list[str]:
-    return sorted(
-        path.stem for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS and "\nNEEDS_GPU = True" not in path.read_text()
-    )
+def names() -> dict[str, bool]:
+    """The benchmarks, and whether they need a GPU."""
+    found = sorted(path for path in HERE.glob("*.py") if path.stem not in NO_BENCHMARKS)
+    return {path.stem: "\nNEEDS_GPU = True" in path.read_text() for path in found}
 
 
 def run(name: str) -> bool:
@@ -35,6 +37,17 @@ def run(name: str) -> bool:
     return True
 
 
-if __name__ == "__main__":
-    outcomes = [run(name) for name in names()]
+def main() -> None:
+    known = names()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    listed = ", ".join(f"{name} (GPU)" if gpu else name for name, gpu in known.items())
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {listed}")
+    wanted = parser.parse_args().names or [name for name, gpu in known.items() if not gpu]
+    if unknown := [name for name in wanted if name not in known]:
+        parser.error(f"there is no benchmark {', '.join(unknown)}; there is {listed}")
+    outcomes = [run(name) for name in wanted]
     sys.exit(0 if all(outcomes) else 1)
+
+
+if __name__ == "__main__":
+    main()

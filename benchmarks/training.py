@@ -158,6 +158,7 @@ def peer(who: str, method: str, base: Path, splits: Path, out: Path) -> dict[str
             weight_decay=0.0,
             max_length=1_024,
             packing=who == "TRL packed",
+            completion_only_loss=True,  # by itself it looks for a mask only in rows that it tokenises
             bf16=False,
             use_cpu=True,
             gradient_checkpointing=False,

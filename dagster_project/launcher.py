@@ -80,7 +80,7 @@ class LocalRunLauncher(DefaultRunLauncher):
         """Once per run: every further signal would disturb it while it cleans up."""
         if run_id not in self._interrupted:
             self._interrupted.add(run_id)
-            threading.Thread(target=self._stop, args=(run_id, process), daemon=True).start()
+            threading.Thread(target=self._stop, args=(run_id, process), name=f"stop-{run_id}", daemon=True).start()
 
     def _stop(self, run_id: str, process: psutil.Process) -> None:
         """Interrupts a run worker, which then cleans up and says that it was cancelled; kills it if it does not."""

@@ -25,6 +25,8 @@ from dagster_project.node_workers import NodeWorker
 from dagster_project.sessions import kill_session
 from llm_platform.agents import Node, Platform
 from llm_platform.errors import PlatformError, TrainingError, from_body
+from llm_platform.notebook_process import kill_all
+from llm_platform.specs import AgentClass
 from llm_platform.specs.results import NodeResult
 
 TERM_SECONDS = 3.0
@@ -86,6 +88,8 @@ def _end_group(process: subprocess.Popen[bytes] | NodeWorker) -> None:
 
 
 def _sweep(platform: Platform, node: Node) -> None:
-    """Removes what a killed process could not: folders that were being written, by their .tmp."""
+    """Removes what a killed process could not: what a notebook started, and folders that were being written, by their .tmp."""
+    if node.agent_class is AgentClass.NOTEBOOK:
+        kill_all(node.work(platform))
     for path in node.work(platform).rglob("*.tmp"):
         shutil.rmtree(path, ignore_errors=True)

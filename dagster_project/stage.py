@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+from dagster._core.errors import DagsterExecutionInterruptedError
 
 from dagster_project.config import stage_config
 from dagster_project.defs.partitions import RUN_ID_TAG, run_ids
@@ -21,6 +22,7 @@ from llm_platform.agents import Node, Platform, needs_process, run_node
 from llm_platform.database import now
 from llm_platform.errors import InvalidConfig, PlatformError
 from llm_platform.runlog import RunLogReporter
+from llm_platform.signals import keep_asked
 from llm_platform.specs import STAGES, AgentClass
 from llm_platform.specs.agents import CONFIGS
 from llm_platform.specs.base import NAME, problems
@@ -64,6 +66,8 @@ def stage_asset(
     def node(context: dg.OpExecutionContext, platform: PlatformResource, planned: dict[str, Any]) -> dg.Output[dict[str, Any]]:
         services = platform.get()
         work = _parsed(planned["node"])
+        if context.retry_number == 0:  # a training that was killed in between has a checkpoint to make a model of
+            _end_if_asked(context, services)
         try:
             result = _run(context, services, work)
         except PlatformError as error:
@@ -72,10 +76,12 @@ def stage_asset(
                 wait = FIRST_RETRY_SECONDS * 2**attempt
                 context.log.warning(f"{error.message}; trying again in {wait:g} s (retry {attempt + 1} of {planned['max_retries']})")
                 raise dg.RetryRequested(max_retries=planned["max_retries"], seconds_to_wait=wait) from error
+            _end_if_asked(context, services)
             raise dg.Failure(f"{work.agent_name}: {error.message}", metadata={"error": error.code}, allow_retries=False) from error
         finally:
             if observe is not None:
                 observe(context, services, work)
+        _end_if_asked(context, services)
         return dg.Output({"agent_name": work.agent_name, "result": result.model_dump(mode="json")})
 
     @dg.op(name=f"{stage}_collect", out=dg.Out(dg.Nothing))
@@ -113,6 +119,16 @@ def _run(context: dg.OpExecutionContext, platform: Platform, node: Node) -> Node
 
     with RunLogReporter(platform.database, node.run_id, node.agent_class.value, node.agent_name, forward) as reporter:
         return run_node(platform, node, reporter)
+
+
+def _end_if_asked(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """Ends the run as cancelled where it was asked to stop and keep, as soon as training has done so.
+
+    Nobody outside could do it in time: by then the next node would have started.
+    """
+    if keep_asked(platform.database, context.partition_key):
+        context.instance.report_run_canceling(context.run)
+        raise DagsterExecutionInterruptedError
 
 
 def _parsed(body: dict[str, Any]) -> Node:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from typing import Any
+from pathlib import Path
 
 from llm_platform.agents.models import project
 from llm_platform.agents.node import Work
 from llm_platform.registry import DatasetInput, MetricBuffer, MetricPoint
+from llm_platform.registry.card import CONTAMINATION_TAG, FUNNEL_TAG, LICENSE_TAG, PREPROCESSING_TAG, STOPPED_TAG, TRAINING_TAG
+from llm_platform.registry.lineage import BASE_FILES_TAG, SPLITS_SHA256_TAG, SPLITS_TAG, WEIGHTS_SHA256_TAG, WEIGHTS_TAG
 from llm_platform.reporting import Forwarding, Reporter
+from llm_platform.signals import listening
 from llm_platform.specs import AgentClass, TrainingConfig
 from llm_platform.specs.results import NodeResult
+from llm_platform.storage import Storage, StoredFolder
 from llm_platform.training import base_model
+from llm_platform.training.result import TrainingResult
 
 
 class _Recorded(Forwarding):
@@ -52,7 +57,7 @@ def run_training(work: Work) -> NodeResult:
         model_name=model_name,
         base_model=base_name,
         config=config.model_dump(mode="json"),
-        tags=_tags(splits_data, base_model.license_of(base)),
+        tags=_tags(source.result, platform.storage, base),
         datasets=[
             DatasetInput(
                 name=item["dataset_id"] or item["source"].rsplit("/", 1)[-1],
@@ -60,6 +65,9 @@ def run_training(work: Work) -> NodeResult:
                 source_address=item["address"],
                 rows=item["rows"],
                 dataset_id=item["dataset_id"],
+                sha256=_sha256_at(platform.storage, item["address"]),
+                file_address=(item.get("file") or {}).get("address"),
+                file_sha256=(item.get("file") or {}).get("sha256"),
             )
             for item in splits_data["sources"]
         ],
@@ -67,14 +75,18 @@ def run_training(work: Work) -> NodeResult:
     kind = "model" if config.method == "full" else "adapter"
     out = node.work(platform) / kind
     checkpoints = node.work(platform) / "checkpoints"
+    threads = platform.settings.threads
     try:
-        with MetricBuffer(registry, mlflow_run) as buffer:
+        # A model that was kept stays what it is, if this run was killed before it could say so: then no step more is taken.
+        kept = checkpoints.exists() and (known := registry.get(model_id)) is not None and STOPPED_TAG in known.tags
+        with MetricBuffer(registry, mlflow_run) as buffer, listening(platform.database, node.run_id, stop=kept) as control:
             recorded = _Recorded(reporter, buffer)
-            result = train(config, base, splits, out, checkpoints, recorded, base_name=base_name, threads=platform.settings.threads)
+            result = train(config, base, splits, out, checkpoints, recorded, base_name=base_name, threads=threads, control=control)
         address = f"s3://{platform.settings.artifacts_bucket}/{node.key}/{kind}"
         reporter.info(f"Saving the {kind}")
         stored = platform.storage.put_folder(out, address)
-        version = registry.register(mlflow_run, out, model_name, kind)
+        stopped = {STOPPED_TAG: f"on request, after step {result.steps}"} if result.stopped_on_request else {}
+        version = registry.register(mlflow_run, out, model_name, kind, stopped | _trained(result, stored))
     except BaseException:
         registry.fail(mlflow_run)
         raise
@@ -84,7 +96,8 @@ def run_training(work: Work) -> NodeResult:
     registry.set_metrics(model_id, figures)
     registry.set_export(model_id, "merged" if kind == "model" else kind, address, stored.sha256)  # a whole model has nothing to merge
     project(platform, model_id)
-    shutil.rmtree(node.work(platform), ignore_errors=True)
+    if not result.stopped_on_request:  # see `kept` above
+        shutil.rmtree(node.work(platform), ignore_errors=True)
     reporter.info(f"Model registered: {model_name}, version {version}", model_id=model_id)
     return NodeResult(
         artifacts={kind: address},
@@ -103,6 +116,32 @@ def run_training(work: Work) -> NodeResult:
     )
 
 
-def _tags(splits: dict[str, Any], licence: str | None) -> dict[str, str]:
-    tags = {"splits_digest": splits["digest"], "preprocessing_funnel": json.dumps(splits["report"]["funnel"])}
-    return tags | ({"base_license": licence} if licence else {})
+def _tags(prepared: NodeResult, storage: Storage, base: Path) -> dict[str, str]:
+    """What the model is made from, for its card and its lineage."""
+    splits, licence = prepared.data, base_model.license_of(base)
+    tags = {
+        "splits_digest": splits["digest"],
+        FUNNEL_TAG: json.dumps(splits["report"]["funnel"]),
+        PREPROCESSING_TAG: json.dumps(splits["config"]),
+        SPLITS_TAG: prepared.artifacts["splits"],
+        BASE_FILES_TAG: json.dumps(base_model.file_digests(base)),
+    }
+    contamination = splits["report"]["contamination"]
+    optional = {
+        SPLITS_SHA256_TAG: _sha256_at(storage, prepared.artifacts["splits"]),
+        # Without the examples: what people wrote stays in the object store.
+        CONTAMINATION_TAG: json.dumps({**contamination, "examples": []}) if contamination else None,
+        LICENSE_TAG: licence,
+    }
+    return tags | {name: value for name, value in optional.items() if value is not None}
+
+
+def _trained(result: TrainingResult, stored: StoredFolder) -> dict[str, str]:
+    """How training went (its curves are metrics), and what came of it."""
+    facts = result.model_dump_json(exclude={"losses", "validation_losses"})
+    return {TRAINING_TAG: facts, WEIGHTS_TAG: stored.address, WEIGHTS_SHA256_TAG: stored.sha256}
+
+
+def _sha256_at(storage: Storage, address: str) -> str | None:
+    found = storage.stat(address)
+    return found.sha256 if found else None

@@ -181,7 +181,12 @@ def _download(name: str) -> Path:
 
 
 def model_digest(folder: Path) -> str:
-    """Hex SHA-256 over the names and digests of config, tokenizer and weights.
+    """Hex SHA-256 over the names and digests of config, tokenizer and weights."""
+    return hashlib.sha256(json.dumps(file_digests(folder)).encode()).hexdigest()
+
+
+def file_digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that decides what a model answers (config, tokenizer and weights), in order of their names.
 
     Hashing gigabytes takes seconds, so each file's digest is kept beside it with its size and time of change.
     """
@@ -194,7 +199,7 @@ def model_digest(folder: Path) -> str:
     if digests != known:
         with suppress(OSError):  # in a read-only folder, hash again next time
             (folder / DIGESTS).write_text(json.dumps(digests), "utf-8")
-    return hashlib.sha256(json.dumps({name: entry[2] for name, entry in sorted(digests.items())}).encode()).hexdigest()
+    return {name: entry[2] for name, entry in sorted(digests.items())}
 
 
 def _known_digests(folder: Path) -> dict[str, Any]:

@@ -27,6 +27,10 @@ UTILIZATION = 0.4
 """Share of the matrix rate that a training reaches, about."""
 GPUS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 """Dense bfloat16 operations a second, by their data sheets."""
+CHUNK_BYTES = 2**28
+"""Float32 logits that the loss has in memory at once, where it can make them in parts."""
+AFTER_THE_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+"""What a config.json calls that which a model does to its logits."""
 OVERHEAD = 1.1
 """What allocators and kernels take on top."""
 
@@ -40,6 +44,8 @@ class ModelShape:
     hidden: int
     layers: int
     vocabulary: int
+    head_is_last: bool = True
+    """Whether the logits are what the output head gives, so that the loss makes large ones in parts."""
 
     @property
     def linear_parameters(self) -> int:
@@ -72,6 +78,7 @@ def model_shape(folder: Path) -> ModelShape:
             hidden=int(config["hidden_size"]),
             layers=int(config["num_hidden_layers"]),
             vocabulary=int(config["vocab_size"]),
+            head_is_last=not any(config.get(name) for name in AFTER_THE_HEAD),
         )
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
         raise InvalidConfig("The base model's config.json or its weights' headers cannot be read") from error
@@ -87,32 +94,47 @@ def _header(path: Path) -> dict[str, list[int]]:
 
 
 def memory(shape: ModelShape, config: TrainingConfig, *, tokens: int, labels: int, gpu: bool) -> dict[Method, MemoryEstimate]:
-    """By method, in bytes, for a batch of so many `tokens`, padding included, of which `labels` are trained.
+    """By method, in bytes on each device, for a batch of so many `tokens` there, padding included, of which `labels` are trained.
 
-    On a GPU weights and activations have 16 bits (checkpointed where the config says `on`), on a CPU 32.
+    On a GPU weights and activations have 16 bits (checkpointed where the config says `on`), on a CPU 32. With `sharding: full` each
+    device has its part of weights, gradients and moments, except for `qlora`, which is not sharded.
     """
     width = 2 if gpu else 4
     per_layer = ACTIVATION_BYTES * width // 2 * shape.hidden * tokens
     kept = width * shape.hidden * tokens * shape.layers + per_layer
     activations = kept if config.gradient_checkpointing == "on" else per_layer * shape.layers
-    activations += labels * shape.vocabulary * (width + 8)  # logits, as float32 too, and their gradient
+    rows = min(labels, max(1, CHUNK_BYTES // (4 * shape.vocabulary))) if shape.head_is_last else labels
+    activations += rows * shape.vocabulary * (width + 8)  # logits, as float32 too, and their gradient
     adapter = shape.adapter_parameters(config if config.method != "full" else TrainingConfig())
     quantised = shape.linear_parameters * NF4_BYTES + (shape.parameters - shape.linear_parameters) * width
-    weights: dict[Method, tuple[float, int]] = {
-        "lora": (shape.parameters * width, adapter),
-        "qlora": (quantised, adapter),
-        "full": (shape.parameters * 4, shape.parameters),
-    }
+    parts = config.devices if config.sharding == "full" else 1
     return {
-        method: MemoryEstimate(
-            weights=round(base),
-            trainable=trained * 4 if method != "full" else 0,
-            optimizer=trained * 12,  # the gradient and two moments, in float32
-            activations=activations,
-            total=round(OVERHEAD * (base + trained * (16 if method != "full" else 12) + activations)),
-        )
-        for method, (base, trained) in weights.items()
+        "lora": _estimate(_sharded(shape, width, parts), adapter / parts, activations, copies=True),
+        "qlora": _estimate(quantised, adapter, activations, copies=True),
+        # What is gathered has a gradient of its own before that is dealt out again.
+        "full": _estimate(_sharded(shape, 4, parts, gradients=True), shape.parameters / parts, activations, copies=False),
     }
+
+
+def _sharded(shape: ModelShape, width: int, parts: int, *, gradients: bool = False) -> float:
+    """Bytes of the weights: a part of all, and what is gathered at one time: two layers, and all that belongs to no layer."""
+    base = shape.parameters * width
+    if parts == 1:
+        return base
+    gathered = (shape.parameters - shape.linear_parameters + 2 * shape.linear_parameters / shape.layers) * width
+    return base / parts + gathered * (2 if gradients else 1)
+
+
+def _estimate(base: float, trained: float, activations: int, *, copies: bool) -> MemoryEstimate:
+    """`copies` says that what is trained comes on top of the `base` weights."""
+    trainable, moments = trained * 4 if copies else 0, trained * 12  # the gradient and two moments, in float32
+    return MemoryEstimate(
+        weights=round(base),
+        trainable=round(trainable),
+        optimizer=round(moments),
+        activations=activations,
+        total=round(OVERHEAD * (base + trainable + moments + activations)),
+    )
 
 
 def operations(shape: ModelShape, method: Method, tokens: int, labels: int) -> float:

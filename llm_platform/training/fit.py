@@ -1,4 +1,5 @@
-"""Whether a training fits into the device's memory, by estimate: to choose gradient checkpointing, and to say what is missing."""
+"""Whether a training fits into the device's memory, by estimate: to choose gradient checkpointing and sharding, and to say what is
+missing."""
 
 from __future__ import annotations
 
@@ -21,19 +22,30 @@ def available(device: torch.device) -> int:
 
 
 def needed(shape: estimate.ModelShape, config: TrainingConfig, *, tokens: int, labels: int, device: torch.device) -> int:
-    """Bytes, by estimate, of training on a batch of so many `tokens`, padding included, of which `labels` are trained."""
+    """Bytes on one device, by estimate, of training on a batch of so many `tokens`, padding included, of which `labels` are trained."""
     return estimate.memory(shape, config, tokens=tokens, labels=labels, gpu=device.type == "cuda")[config.method].total
 
 
-def with_checkpointing(config: TrainingConfig, base_model: Path, rows: Rows, device: torch.device) -> TrainingConfig:
-    """The config with `gradient_checkpointing` decided: `auto` is on where the largest batch would not fit without it."""
-    if config.gradient_checkpointing != "auto":
-        return config
+def decide(config: TrainingConfig, base_model: Path, rows: Rows, device: torch.device) -> TrainingConfig:
+    """The config with `sharding` and `gradient_checkpointing` decided.
+
+    `auto` checkpointing is on where the largest batch would not fit without it, and `auto` sharding is full where it would not fit
+    on one device even so.
+    """
     most = batches.size(np.sort(rows.lengths)[-config.rows_per_device :], packed=config.packing)
     labels = int(np.sort(rows.labels)[-config.rows_per_device :].sum())
-    off = config.model_copy(update={"gradient_checkpointing": "off"})
-    fits = needed(estimate.model_shape(base_model), off, tokens=most, labels=labels, device=device) <= available(device)
-    return off if fits else config.model_copy(update={"gradient_checkpointing": "on"})
+    shape = estimate.model_shape(base_model)
+    # The processes on a CPU share its memory.
+    room = available(device) // (config.devices if device.type == "cpu" else 1)
+
+    def settled(**changes: str) -> TrainingConfig:
+        return config.model_copy(update=changes)
+
+    shardings = [config.sharding] if config.sharding != "auto" else ["none", "full"] if config.shardable else ["none"]
+    checkpointings = [config.gradient_checkpointing] if config.gradient_checkpointing != "auto" else ["off", "on"]
+    tried = [settled(sharding=sharding, gradient_checkpointing=on) for sharding in shardings for on in checkpointings]
+    fitting = (made for made in tried if needed(shape, made, tokens=most, labels=labels, device=device) <= room)
+    return next(fitting, tried[-1])
 
 
 def remedy(config: TrainingConfig, need: int, has: int) -> str:
@@ -43,6 +55,10 @@ def remedy(config: TrainingConfig, need: int, has: int) -> str:
     advice = f"It takes about {need / GIB:.1f} GiB by estimate, and the device has {has / GIB:.1f} GiB. Lower {', or '.join(lower)}"
     if config.gradient_checkpointing == "off":
         advice += ", or set gradient_checkpointing to on"
+    if config.shardable and config.sharding == "none":
+        advice += ", or set sharding to full"
+    elif config.sharding == "full":
+        advice += ", or raise devices"
     if config.method == "full":
         advice += ", or train with method lora"
     elif config.method == "lora":

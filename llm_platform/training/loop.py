@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,19 +18,21 @@ from numpy.typing import NDArray
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from llm_platform.errors import TrainingError
+from llm_platform.errors import Cancelled, TrainingError
 from llm_platform.reporting import Reporter
 from llm_platform.specs import TrainingConfig
 from llm_platform.training import batches, fit, optimizer
 from llm_platform.training.adapter import causal_model, trainable
 from llm_platform.training.batches import Schedule, collate, pack
 from llm_platform.training.checkpoint import Checkpoint
+from llm_platform.training.control import Asked, Control, Uncontrolled
 from llm_platform.training.device import autocast, explain_out_of_memory, peak_memory_mb
 from llm_platform.training.estimate import ModelShape
 from llm_platform.training.loss import check_packing, head_is_last, row_losses, token_losses
 from llm_platform.training.ranks import SOLO, Ranks
 from llm_platform.training.result import Curve
 from llm_platform.training.rows import Rows
+from llm_platform.training.sharding import let_go, part_of, whole
 
 TAIL = 20
 """Steps whose mean loss is the final loss."""
@@ -87,9 +89,11 @@ class Loop:
         reporter: Reporter,
         shape: ModelShape,
         ranks: Ranks = SOLO,
+        control: Control | None = None,
     ) -> None:
         self.config = config
         self.ranks = ranks
+        self.sharded = config.sharding == "full"
         self.shape = shape
         self.model = model
         self.causal = causal_model(model)
@@ -105,11 +109,14 @@ class Loop:
             self.chunked = head_is_last(self.causal, rows, device)
             if config.packing:
                 check_packing(self.causal, rows, device, dtype)
+        let_go(self.causal)  # what a sharded model has gathered for these looks would outlive `restore`
         if ranks.size > 1:
             torch.manual_seed(config.seed + ranks.rank)  # of dropout, which else were the same on each part of a batch
         self.total = config.max_steps or config.epochs * self.schedule.steps_per_epoch
         self.evaluate_every = config.evaluate_every or self.schedule.steps_per_epoch
         self.progress = Progress()
+        self.control = control or Uncontrolled()
+        self.asked = Asked.NOTHING
 
     @property
     def stopped_early(self) -> bool:
@@ -118,13 +125,19 @@ class Loop:
         return patience is not None and len(losses) - self._lowest() > patience
 
     @property
+    def stopped_on_request(self) -> bool:
+        """Whether the run was asked to stop, with steps left to take."""
+        return self.asked is Asked.STOP and self.progress.step < self.total and not self.stopped_early
+
+    @property
     def finished(self) -> bool:
-        return self.progress.step >= self.total or self.stopped_early
+        return self.progress.step >= self.total or self.stopped_early or self.asked is Asked.STOP
 
     @property
     def kept_step(self) -> int:
         """The step whose weights are the result, as `keep` says."""
-        return self.progress.validation[self._lowest()][0] if self.config.keep == "best" else self.progress.step
+        validated = self.progress.validation
+        return validated[self._lowest()][0] if self.config.keep == "best" and validated else self.progress.step
 
     def _lowest(self) -> int:
         """Which validation loss is the lowest, the first of equal ones."""
@@ -132,11 +145,18 @@ class Loop:
         return losses.index(min(losses)) if losses else 0
 
     def run(self, save: Callable[[Checkpoint], None]) -> None:
-        """Trains from `progress.step` to the last step, or an early stop. Raises TrainingError, or Cancelled between steps."""
+        """Trains from `progress.step` to the last step, or a stop before it. Raises TrainingError, or Cancelled between steps.
+
+        Asked to stop before any step was taken, it raises Cancelled: there is nothing to keep.
+        """
         meter = _Meter(self)
         per_epoch = self.schedule.steps_per_epoch
         plan: list[list[NDArray[np.int64]]] = []
         self.causal.train()
+        self.asked = self.ranks.tell(self.control.asked())
+        if self.asked is Asked.STOP and not self.progress.step:
+            self.reporter.warn("Stopped before the first step: there is nothing to keep")
+            raise Cancelled
         while not self.finished:
             self.reporter.check_cancelled()
             epoch, index = divmod(self.progress.step, per_epoch)
@@ -144,10 +164,16 @@ class Loop:
                 plan = self.schedule.epoch(epoch)
             meter.report(*self._train_step(plan[index]))
             step = self.progress.step
-            due = step % self.evaluate_every == 0 or step == self.total
+            due = step % self.evaluate_every == 0 or step == self.total or self.asked is Asked.STOP
             best = due and len(self.validation) > 0 and self._validate()
-            if best or self.finished or step % self.config.checkpoint_every == 0:
+            if best or self.finished or self.asked or step % self.config.checkpoint_every == 0:
                 save(self.checkpoint())
+                self._saved()
+
+    def _saved(self) -> None:
+        if self.asked is Asked.CHECKPOINT:
+            self.control.saved()
+            self.reporter.info(f"Checkpoint of step {self.progress.step} written, as requested", step=self.progress.step)
 
     def _train_step(self, step_batches: list[NDArray[np.int64]]) -> tuple[float, float, float]:
         """One optimizer step; (loss per trained token, learning rate, gradient norm before clipping)."""
@@ -162,8 +188,10 @@ class Loop:
             mine = self.ranks.share(indices)
             if len(mine):
                 sums[place] = self._backward(mine, labels)
+            elif self.sharded:  # the others wait for this process's part of the weights
+                self._backward(indices[:1], math.inf)
         self._add_up(sums)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)))
         loss = float(sums.sum()) / labels
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise self._not_finite(step_batches, sums)
@@ -176,15 +204,20 @@ class Loop:
         return loss, rate, norm
 
     def _add_up(self, sums: torch.Tensor) -> None:
-        """Adds the gradients and the losses of all processes up."""
+        """Adds the gradients and the losses of all processes up; with them goes what rank 0 was asked, so that all do it at one step."""
+        asked = self.control.asked()
         if self.ranks.size == 1:
+            self.asked = asked
             return
-        for parameter in self.parameters.values():
+        told = torch.tensor([float(asked)], device=self.device)
+        mine = [] if self.sharded else list(self.parameters.values())  # sharded ones are added up by the backward pass
+        for parameter in mine:
             if parameter.grad is None:  # this process had no rows
                 parameter.grad = torch.zeros_like(parameter)
-        self.ranks.add_up([sums, *(parameter.grad for parameter in self.parameters.values() if parameter.grad is not None)])
+        self.ranks.add_up([sums, told, *(parameter.grad for parameter in mine if parameter.grad is not None)])
+        self.asked = Asked(int(told))
 
-    def _backward(self, indices: NDArray[np.int64], labels: int) -> torch.Tensor:
+    def _backward(self, indices: NDArray[np.int64], labels: float) -> torch.Tensor:
         lengths = self.rows.lengths[indices]
 
         def remedy() -> str:
@@ -216,6 +249,7 @@ class Loop:
         progress = self.progress
         batch_size, validation = self.config.batch_size, self.validation
         losses = row_losses(self.causal, validation, batch_size, self.device, self.dtype, self.reporter, self.ranks)
+        let_go(self.causal)
         loss = float(losses.sum()) / int(validation.labels.sum())
         progress.validation_seconds += time.perf_counter() - started
         best = all(loss < other for _, other in progress.validation)
@@ -225,7 +259,7 @@ class Loop:
         return best
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that `restore` needs."""
+        """Everything that `restore` needs; all processes make it together, and rank 0 alone has its tensors."""
         tensors = {f"{WEIGHTS}{name}": parameter.detach() for name, parameter in self.parameters.items()}
         tensors |= {f"{MOMENTS}{name}": value for name, value in optimizer.state(self.optimizer, self.parameters)}
         for rank, state in enumerate(self.ranks.collect(self._random_state())):
@@ -235,15 +269,18 @@ class Loop:
             "progress": asdict(self.progress),
             "validation_loss": last[1] if last and last[0] == self.progress.step else None,
         }
-        return Checkpoint(self.progress.step, state, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+        gathered = ((name, whole(tensor)) for name, tensor in tensors.items())
+        kept = {name: tensor.cpu().contiguous() for name, tensor in gathered if self.ranks.rank == 0}
+        return Checkpoint(self.progress.step, state, kept)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Goes on from a checkpoint of the same config and data."""
+        """Goes on from a checkpoint of the same config and data, of any number of processes."""
         self.progress = Progress.from_state(saved.state["progress"])
         self.restore_weights(saved)
         moments = {name.removeprefix(MOMENTS): value for name, value in saved.tensors.items() if name.startswith(MOMENTS)}
         optimizer.restore(self.optimizer, self.parameters, moments)
-        self._set_random_state(saved.tensors[f"{RANDOM}{self.ranks.rank}"])
+        if f"{RANDOM}{self.ranks.rank}" in saved.tensors:  # else this process is one more than there were, with a seed of its own
+            self._set_random_state(saved.tensors[f"{RANDOM}{self.ranks.rank}"])
 
     def _random_state(self) -> torch.Tensor:
         """Of the generators of CPU and device, in one tensor of bytes on the device."""
@@ -256,11 +293,16 @@ class Loop:
         if self.device.type == "cuda":
             torch.cuda.set_rng_state(state[cpu:].cpu(), self.device)
 
-    @torch.no_grad()
     def restore_weights(self, saved: Checkpoint) -> None:
         """The weights of a checkpoint alone."""
-        for name, parameter in self.parameters.items():
-            parameter.copy_(saved.tensors[f"{WEIGHTS}{name}"])
+        put_weights(saved, self.parameters)
+
+
+@torch.no_grad()
+def put_weights(saved: Checkpoint, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+    """Gives the trained parameters of a model what a checkpoint has for them."""
+    for name, parameter in parameters.items():
+        parameter.copy_(part_of(saved.tensors[f"{WEIGHTS}{name}"], parameter))
 
 
 class _Meter:

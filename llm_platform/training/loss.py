@@ -25,11 +25,10 @@ from llm_platform.reporting import Reporter
 from llm_platform.training import batches
 from llm_platform.training.batches import Batch, collate, pack
 from llm_platform.training.device import autocast, explain_out_of_memory
+from llm_platform.training.estimate import CHUNK_BYTES
 from llm_platform.training.ranks import SOLO, Ranks
 from llm_platform.training.rows import Rows
 
-CHUNK_BYTES = 2**28
-"""Float32 logits that may be in memory at once, where they can be made in parts."""
 SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """How far, relative to their norm, logits of one row may differ between two shapes of a batch."""
 
@@ -91,13 +90,15 @@ def row_losses(
     try:
         with autocast(device, dtype):
             chunked = head_is_last(model, rows, device)
-            for indices in groups[ranks.rank :: ranks.size]:
+            for place in range(ranks.rank, len(groups) + ranks.rank, ranks.size):
                 reporter.check_cancelled()
+                # A sharded model takes all processes together: who has no group left goes along with one, and counts nothing.
+                indices = groups[min(place, len(groups) - 1)]
                 with explain_out_of_memory(f"measuring the loss of {len(indices)} rows", "Lower batch_size"):
                     batch = collate(rows, indices, device)
                     each = token_losses(model, batch, chunked=chunked).double()
                 places = torch.from_numpy(indices).to(device)[batch.positions // batch.input_ids.shape[1]]
-                losses.index_add_(0, places, each)
+                losses.index_add_(0, places, each * (place < len(groups)))
         ranks.add_up([losses])
     finally:
         model.train(was_training)

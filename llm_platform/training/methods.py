@@ -11,8 +11,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from llm_platform.specs import TrainingConfig
-from llm_platform.training import adapter
+from llm_platform.training import adapter, attention
 from llm_platform.training.base_model import load, stored_dtype
+from llm_platform.training.compiling import compile_layers
 from llm_platform.training.quantize import SCHEME, load_4bit
 
 SHARD = "4GB"
@@ -21,7 +22,9 @@ SHARD = "4GB"
 def build(
     config: TrainingConfig, base_model: Path, base_name: str, device: torch.device, dtype: torch.dtype
 ) -> PeftModel | PreTrainedModel:
-    """The model on `device`, with gradients where the method trains. Raises InvalidConfig.
+    """The model on `device`, with gradients where the method trains; one that will be spread over devices still on the CPU.
+
+    Raises InvalidConfig.
 
     Adapters are float32 on a frozen base in `dtype` (or 4 bits). All weights are trained in float32, with arithmetic in `dtype`:
     in bfloat16, with 8 bits of precision, most steps would be rounded away, and float32 copies beside bfloat16 weights and
@@ -35,9 +38,12 @@ def build(
         model = adapter.attach(load_4bit(base_model, dtype, device), config, base_name)
     else:
         model = adapter.attach(load(base_model, dtype), config, base_name)
+    attention.set_for_training(adapter.causal_model(model), packing=config.packing, device=device, dtype=dtype)
     if config.gradient_checkpointing == "on":
         adapter.causal_model(model).activation_checkpointing_enable({"use_reentrant": False})
-    if config.method != "qlora":
+    if config.compile:
+        compile_layers(adapter.causal_model(model), device)
+    if config.method != "qlora" and config.sharding != "full":
         torch.nn.Module.to(model, device)
     return model
 

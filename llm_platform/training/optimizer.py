@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from llm_platform.errors import InvalidConfig
 from llm_platform.specs import TrainingConfig
+from llm_platform.training.sharding import part_of
 
 Form = Literal["adamw", "paged_adamw", "paged_adamw_8bit"]
 RATIO = "ratio"
@@ -77,7 +78,7 @@ def restore(optimizer: Optimizer, parameters: Mapping[str, torch.nn.Parameter], 
             prefix = f"{names[parameter]}/"
             values = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
             if isinstance(optimizer, torch.optim.AdamW):
-                optimizer.state[parameter] = {key: value.to(parameter.device, copy=True) for key, value in values.items()}
+                optimizer.state[parameter] = {key: part_of(value, parameter) for key, value in values.items()}
             elif values:
                 # Into the buffers that it makes itself: what its own load_state_dict makes of them is not paged any more.
                 made: Any = optimizer

@@ -27,6 +27,8 @@ from llm_platform.errors import Cancelled, PlatformError, TrainingError
 
 TIMEOUT = timedelta(minutes=10)
 """How long one process waits for the others in a step."""
+BUCKET = 2**26
+"""Numbers that are sent together."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ class Ranks:
 
     def add_up(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replaces each tensor by its sum over all processes. All of one dtype."""
-        if self.size == 1 or not tensors:
+        if self.size == 1:
             return
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        distributed.all_reduce(flat)
-        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(part.view_as(tensor))
+        for together in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1) for tensor in together])
+            distributed.all_reduce(flat)
+            for tensor, part in zip(together, flat.split([tensor.numel() for tensor in together]), strict=True):
+                tensor.copy_(part.view_as(tensor))
 
     def collect(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """Every process's tensor; all have one shape."""
@@ -67,6 +70,18 @@ class Ranks:
 
 
 SOLO = Ranks()
+
+
+def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """The tensors in order, as many at a time as `BUCKET` numbers have room for: what is sent is a copy."""
+    together: list[torch.Tensor] = []
+    for tensor in tensors:
+        if together and sum(other.numel() for other in [*together, tensor]) > BUCKET:
+            yield together
+            together = []
+        together.append(tensor)
+    if together:
+        yield together
 
 
 @contextmanager

@@ -33,6 +33,9 @@ class TrainingResult(Resource):
     kept_step: int
     """Step whose weights are the result: the last, or with `keep: best` the one with the lowest validation loss."""
     stopped_early: bool
+    """By `early_stopping_patience`."""
+    stopped_on_request: bool = False
+    """Whether the run was asked to stop and keep what it had."""
     losses: list[tuple[int, float]]
     validation_losses: list[tuple[int, float]]
     device: str

@@ -21,21 +21,23 @@ from llm_platform.errors import DatasetError
 from llm_platform.reporting import ListReporter, Reporter
 from llm_platform.specs import TrainingConfig
 from llm_platform.training import checkpoint, fit, methods, optimizer
-from llm_platform.training.adapter import causal_model
+from llm_platform.training.adapter import causal_model, trainable
 from llm_platform.training.base_model import model_digest
 from llm_platform.training.checkpoint import Checkpoint
+from llm_platform.training.control import Control
 from llm_platform.training.device import peak_memory_mb, pick_device, versions
 from llm_platform.training.devices import check_enough
 from llm_platform.training.estimate import model_shape
 from llm_platform.training.folders import whole_folder
-from llm_platform.training.loop import Loop
+from llm_platform.training.loop import Loop, put_weights
 from llm_platform.training.quantize import count
 from llm_platform.training.ranks import Ranks, started
 from llm_platform.training.result import TrainingResult
 from llm_platform.training.rows import Rows, check_rows, read_rows
+from llm_platform.training.sharding import spread
 
-NO_EFFECT = {"model_name", "gradient_checkpointing", "checkpoint_every", "checkpoints_kept", "resume"}
-"""Fields of the config that do not change the weights, so that a checkpoint made under others is as good."""
+NO_EFFECT = {"model_name", "gradient_checkpointing", "sharding", "checkpoint_every", "checkpoints_kept", "resume", "devices", "compile"}
+"""Fields of the config that change the weights by no more than rounding, so that a checkpoint made under others is as good."""
 
 
 def train(
@@ -48,30 +50,33 @@ def train(
     *,
     base_name: str,
     threads: int = 0,
+    control: Control | None = None,
 ) -> TrainingResult:
     """Trains on `splits/train.parquet` and writes an adapter or a whole model to the folder `out`, whole or not at all.
 
     `work` keeps the checkpoints; a call with the same config, data and base goes on from the latest one there, if `resume` says so.
-    `base_name` is the public name of the base model, which is what the adapter's files call it.
+    `base_name` is the public name of the base model, which is what the adapter's files call it. `control` may ask for a checkpoint,
+    or for an end before the last step; the result is then of the steps that were taken, and Cancelled is raised if there were none.
     Raises DatasetError, InvalidConfig, TrainingError, StorageError, or Cancelled.
     """
     check_enough(config.devices, torch.cuda.device_count())
     threads = max(1, (threads or torch.get_num_threads()) // config.devices) if config.devices > 1 else threads
     arguments = (config, base_model, splits, out, work, base_name, threads)
     with started(config.devices, _train_beside, *arguments) as ranks:
-        result = _train(ranks, reporter, *arguments)
+        result = _train(ranks, reporter, control, *arguments)
     assert result is not None  # of rank 0
     return result
 
 
 def _train_beside(ranks: Ranks, *arguments: Any) -> None:
     """A process beside rank 0: nobody hears it, and it is told to stop by its end."""
-    _train(ranks, ListReporter(), *arguments)
+    _train(ranks, ListReporter(), None, *arguments)
 
 
 def _train(
     ranks: Ranks,
     reporter: Reporter,
+    control: Control | None,
     config: TrainingConfig,
     base_model: Path,
     splits: Path,
@@ -100,13 +105,17 @@ def _train(
         step = ranks.tell(None)
         saved = checkpoint.read(checkpoint.path_of(checkpoints, step)) if step is not None else None
 
-    decided = fit.with_checkpointing(config, base_model, rows, device)
-    if decided != config and decided.gradient_checkpointing == "on":
+    decided: TrainingConfig = ranks.tell(fit.decide(config, base_model, rows, device))
+    if config.sharding == "auto" and decided.sharding == "full":
+        reporter.info(f"The model is spread over {config.devices} devices: by estimate one alone would not have memory enough")
+    if config.gradient_checkpointing == "auto" and decided.gradient_checkpointing == "on":
         reporter.info("Gradient checkpointing is on: by estimate the largest batch would not fit into memory without it")
     model = methods.build(decided, base_model, base_name, device, dtype)
     for part, split in (rows, "training"), (validation, "validation"):
         _check(part, split, causal_model(model))
-    loop = Loop(decided, model, rows, validation, device, dtype, reporter, model_shape(base_model), ranks)
+    if decided.sharding == "full":
+        spread(causal_model(model), ranks, device)
+    loop = Loop(decided, model, rows, validation, device, dtype, reporter, model_shape(base_model), ranks, control)
     if saved is not None:
         loop.restore(saved)
         reporter.info(f"Resuming from the checkpoint of step {saved.step}", step=saved.step)
@@ -133,6 +142,8 @@ def _train(
         return None
     if loop.stopped_early:
         reporter.info(f"Stopped early after step {loop.progress.step}: the validation loss has no new lowest", step=loop.progress.step)
+    if loop.stopped_on_request:
+        reporter.info(f"Stopped on request after step {loop.progress.step} of {loop.total}", step=loop.progress.step)
     if loop.kept_step != loop.progress.step:
         loop.restore_weights(checkpoint.read(checkpoint.path_of(checkpoints, loop.kept_step)))
         reporter.info(f"Keeping the weights of step {loop.kept_step}, which has the lowest validation loss", step=loop.kept_step)
@@ -146,6 +157,11 @@ def _train(
         "dtype": str(dtype).removeprefix("torch."),
         "versions": versions(),
     }
+    if loop.sharded:  # no process has all of the weights, and the checkpoint has
+        model = methods.build(
+            decided.model_copy(update={"sharding": "none", "compile": False}), base_model, base_name, torch.device("cpu"), dtype
+        )
+        put_weights(checkpoint.read(checkpoint.path_of(checkpoints, loop.kept_step)), trainable(model))
     with whole_folder(out) as partial:
         methods.save(model, base_model, _end(rows), record, partial)
     reporter.info(f"Trained {result.steps:,} steps in {result.seconds:.1f} s, final loss {result.final_loss:.4f}")
@@ -208,6 +224,7 @@ def _result(loop: Loop, trained: int, saved: Checkpoint | None) -> TrainingResul
         resumed_from=saved.step if saved else None,
         kept_step=loop.kept_step,
         stopped_early=loop.stopped_early,
+        stopped_on_request=loop.stopped_on_request,
         losses=progress.curve.up_to(progress.step, progress.tail[-1]),
         validation_losses=progress.validation,
         device=torch.cuda.get_device_name(loop.device) if loop.device.type == "cuda" else "cpu",

@@ -89,7 +89,7 @@ def test_every_stage_is_an_asset_behind_its_inputs(definitions: dg.Definitions) 
     behind = {
         key.to_user_string(): {parent.to_user_string() for parent in graph.get(key).parent_keys} for key in graph.get_all_asset_keys()
     }
-    assert set(behind) == {"uploaded_dataset", *STAGES.values()}
+    assert set(behind) == {"uploaded_dataset", *STAGES.values(), "dataset_report", "model_report"}
     assert behind["dataset"] == {"uploaded_dataset"}
     assert behind["adapters"] == {"preprocessed_splits"}
     assert behind["comparison"] == {"evaluations"} and behind["exports"] == {"adapters", "comparison"}
