@@ -11,6 +11,7 @@ from typing import Any
 from llm_platform import notebooks
 from llm_platform.database import Database
 from llm_platform.errors import DatasetError, InvalidConfig, PlatformError
+from llm_platform.export.packages import check_gguf
 from llm_platform.keys import OPERATOR, Caller
 from llm_platform.settings import Settings
 from llm_platform.specs import (
@@ -18,6 +19,7 @@ from llm_platform.specs import (
     ComparisonConfig,
     DatasetConfig,
     EvaluationConfig,
+    ExportConfig,
     NodeSpec,
     NotebookConfig,
     Pipeline,
@@ -29,6 +31,13 @@ from llm_platform.training.base_model import check_name
 
 CACHE = "cache"
 """The folder of the artifacts bucket that belongs to no run."""
+OPERATORS_OWN = {
+    "_path": "a file on the platform's machine",
+    "_address": "an address in the platform's store",
+    "_url": "an address that the platform would call",
+    "upstream": "what other nodes made",
+}
+"""What parameters of a notebook are by how they end, where not everybody may set them."""
 
 
 class Checks:
@@ -64,6 +73,8 @@ class Checks:
                 case ComparisonConfig():
                     for model_id in node.config.model_ids:
                         self._known_model(node, model_id, node.config.metric)
+                case ExportConfig() if "gguf" in node.config.formats:
+                    with_place(node, "formats", check_gguf, node.config.gguf_quantization)
                 case NotebookConfig():
                     self._notebook(node, node.config)
                 case _:
@@ -100,10 +111,10 @@ class Checks:
         return upload is None or self._caller.may_see(upload["owner"])
 
     def _notebook(self, node: NodeSpec, config: NotebookConfig) -> None:
-        given = [name for name in config.parameters if name.endswith("_path")]
-        if given and self._caller.sees is not None:
-            text = f"Parameter '{given[0]}' is a file on the platform's machine; it is set from the node's inputs, or by an admin"
-            raise placed(InvalidConfig(text), node, f"parameters.{given[0]}")
+        for name in config.parameters if self._caller.sees is not None else ():
+            if what := next((what for end, what in OPERATORS_OWN.items() if name.endswith(end)), None):
+                text = f"Parameter '{name}' is {what}; it is set from the node's inputs, or by an admin"
+                raise placed(InvalidConfig(text), node, f"parameters.{name}")
         with_place(node, "notebook", notebooks.check, config.notebook, dict(config.parameters), self._settings)
 
     def _known_columns(self, node: NodeSpec, dataset_id: str) -> list[str]:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
+from llm_platform.agents.models import project
 from llm_platform.agents.node import Work
 from llm_platform.comparisons import base_of, newest, tuned_of
 from llm_platform.errors import InvalidConfig
 from llm_platform.models import registered
 from llm_platform.registry import RegisteredModel
+from llm_platform.registry.charts import COMPARISON_TAG
 from llm_platform.specs import AgentClass, ComparisonConfig
+from llm_platform.specs.agents import Metric
 from llm_platform.specs.comparison import Comparison, Promotion
 from llm_platform.specs.results import NodeResult
 
 if TYPE_CHECKING:
     from llm_platform.evaluation.compare import Evaluated
+
+ValueT = TypeVar("ValueT")
 
 CHAMPION = "champion"
 """The alias in the registry, of one version of each registered model."""
@@ -52,6 +58,7 @@ def run_comparison(work: Work) -> NodeResult:
         address = f"s3://{platform.settings.artifacts_bucket}/{node.run_id}/comparisons/{node.agent_name}"
         platform.storage.put_folder(out, address)
     reporter.info("Comparison saved", address=address)
+    _record(work, list(models.values()), config.metric, comparison, promotion)
     return NodeResult(
         artifacts={"comparison": address},
         metrics=_figures(promotion),
@@ -140,6 +147,41 @@ def _tell(work: Work, config: ComparisonConfig, comparison: Comparison, promotio
         work.reporter.info(promotion.reasons[0], model_id=promotion.model_id)
     else:
         work.reporter.warn(f"'{promotion.model_id}' was not promoted: {'; '.join(promotion.reasons)}", model_id=promotion.model_id)
+
+
+def _record(work: Work, models: Sequence[RegisteredModel], metric: Metric, comparison: Comparison, promotion: Promotion) -> None:
+    """Keeps what the cards of this job's models show of it: one metric, and of nobody's examples a word."""
+    short = comparison.model_copy(
+        update={
+            "models": [
+                item.model_copy(update={"metrics": _only(item.metrics, metric), "intervals": _only(item.intervals, metric)})
+                for item in comparison.models
+            ],
+            "differences": [
+                item.model_copy(
+                    update={
+                        "differences": _only(item.differences, metric),
+                        "intervals": _only(item.intervals, metric),
+                        "right_examples": [],
+                        "wrong_examples": [],
+                    }
+                )
+                for item in comparison.differences
+            ],
+        }
+    )
+    kept = {"metric": metric, "comparison": short.model_dump(mode="json"), "promotion": promotion.model_dump(mode="json")}
+    for model in models:
+        if model.run_id == work.node.run_id:
+            work.platform.registry.set_tags(model.model_id, {COMPARISON_TAG: json.dumps(kept)})
+    if promotion.promoted:  # the list shows who has the alias: this model now, and another no more
+        for model_id in {promotion.model_id, promotion.against or promotion.model_id}:
+            if work.platform.database.model(model_id) is not None:
+                project(work.platform, model_id)
+
+
+def _only(values: Mapping[str, ValueT], metric: str) -> dict[str, ValueT]:
+    return {name: value for name, value in values.items() if name == metric}
 
 
 def _figures(promotion: Promotion) -> dict[str, float]:

@@ -17,6 +17,8 @@ def everything() -> None:
     import_module("accelerate")
     import_module("llm_platform.data.preprocess")
     import_module("llm_platform.registry.preload")
+    import_module("llm_platform.notebook_kernel")
+    import_module("llm_platform.notebook_page")
     # On a GPU bitsandbytes asks for its features when it is imported, which a child could then not use: each imports it itself.
     if not torch.cuda.is_available():
         import_module("peft")

@@ -51,7 +51,7 @@ def run_preprocessing(work: Work) -> NodeResult:
             "base_model": config.base_model,
             "config": config.model_dump(mode="json"),
             "sources": [
-                {name: item.result.data.get(name) for name in ("source", "dataset_id", "digest", "rows")}
+                {name: item.result.data.get(name) for name in ("source", "dataset_id", "digest", "rows", "file")}
                 | {"address": item.result.artifacts["table"]}
                 for item in inputs
             ],

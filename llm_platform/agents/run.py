@@ -67,7 +67,7 @@ def run_node(platform: Platform, node: Node, reporter: Reporter) -> NodeResult:
 def _gpus(platform: Platform, node: Node, reporter: Reporter) -> AbstractContextManager[object]:
     if isinstance(node.config, TrainingConfig):
         return gpus.claimed(node.config.devices, platform.settings, reporter)
-    if node.agent_class is AgentClass.EVALUATION:
+    if node.agent_class in (AgentClass.EVALUATION, AgentClass.EXPORT):
         return gpus.claimed(1, platform.settings, reporter)
     return nullcontext()
 

@@ -14,6 +14,7 @@ from llm_platform.settings import Settings
 from llm_platform.specs import AgentClass, DatasetConfig, ValidationConfig
 from llm_platform.specs.results import NodeResult
 from llm_platform.storage import Storage, parse_address
+from llm_platform.storage.base import file_sha256
 
 PREFLIGHT_BYTES = 256 * 2**20
 
@@ -48,8 +49,27 @@ def run_dataset(work: Work) -> NodeResult:
     return NodeResult(
         artifacts={"table": table},
         datasets=[source],
-        data={"rows": rows, "columns": columns, "digest": digest_in, "source": source, "dataset_id": config.dataset_id},
+        data={
+            "rows": rows,
+            "columns": columns,
+            "digest": digest_in,
+            "source": source,
+            "dataset_id": config.dataset_id,
+            "file": _file(work, config),
+        },
     )
+
+
+def _file(work: Work, config: DatasetConfig) -> dict[str, str]:
+    """What somebody gave, as bytes: where it lies, and its SHA-256."""
+    platform = work.platform
+    row = platform.database.dataset(config.dataset_id) if config.dataset_id else None
+    if row is not None:
+        return {"address": row["s3_path"], "sha256": row["sha256"]}
+    address = config.file_path or ""
+    stat = platform.storage.stat(address)
+    known = stat.sha256 if stat else None  # none where the platform did not put it there
+    return {"address": address, "sha256": known or file_sha256(platform.storage.as_local(address, platform.settings.work / "inputs"))[1]}
 
 
 def _uploaded(work: Work, config: DatasetConfig) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from llm_platform.client import Client, Job, Model
 from llm_platform.demo import report
-from llm_platform.demo.pipeline import pipeline, write_data
+from llm_platform.demo.pipeline import formats, pipeline, write_data
 from llm_platform.demo.server import Server
 from llm_platform.demo.view import RunView
 from llm_platform.errors import PlatformError
@@ -124,8 +124,9 @@ def _fine_tune(console: Console, client: Client, home: Path, output: Path) -> tu
     model = client.models.get(job.model_id)
     report.figures(console, model)
     report.answers(console, view.examples)
-    model.download(format="adapter", path=output / "adapter")
-    model.download(format="merged", path=output / "merged")
+    report.exports(console, view.gates)
+    for name in formats():
+        model.download(format=name, path=output / name)
     (output / "MODEL_CARD.md").write_text(model.card(), encoding="utf-8")
     report.places(console, output, home, data)
     gain = report.gain(model)

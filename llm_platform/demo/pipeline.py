@@ -6,6 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from llm_platform.errors import InvalidConfig
+from llm_platform.export.packages import check_gguf
+from llm_platform.specs import ExportFormat
 from llm_platform.training.tiny_llama import MODEL_NAME, demo_rows
 
 TRAINING_ROWS = 2_000
@@ -27,6 +30,15 @@ def _write(path: Path, rows: list[dict[str, str]]) -> None:
         writer = csv.DictWriter(file, fieldnames=["question", "answer"])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def formats() -> list[ExportFormat]:
+    """GGUF too where its packages are installed."""
+    try:
+        check_gguf(["f16"])
+    except InvalidConfig:
+        return ["adapter", "merged"]
+    return ["adapter", "merged", "gguf"]
 
 
 def pipeline(dataset_id: str, held_out_id: str) -> dict[str, Any]:
@@ -52,7 +64,7 @@ def pipeline(dataset_id: str, held_out_id: str) -> dict[str, Any]:
         ),
         ("evaluation", "EvaluationAgent", {"dataset_id": held_out_id, "max_samples": HELD_OUT_ROWS, "max_new_tokens": 24}),
         ("comparison", "ComparisonAgent", {"metric": "accuracy"}),
-        ("export", "ExportAgent", {"formats": ["adapter", "merged"]}),
+        ("export", "ExportAgent", {"formats": formats(), "gate": {"rows": 20, "max_new_tokens": 24}}),
         ("report", "NotebookAgent", {"notebook": "evaluate_model"}),
     ]
     edges = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -50,6 +51,19 @@ def answers(console: Console, examples: list[dict[str, str]]) -> None:
     console.print(table)
 
 
+def exports(console: Console, gates: dict[str, dict[str, Any]]) -> None:
+    """What each exported file answers in the program that runs it, beside the model that was evaluated."""
+    table = Table(title="Exports, each asked the same test rows", title_justify="left")
+    for name in ("", "asked in", "equal answers", "log-probabilities off by", ""):
+        table.add_column(name, justify="right" if name in ("equal answers", "log-probabilities off by") else "left")
+    for name, gate in gates.items():
+        verdict = "[green]accepted[/green]" if gate["accepted"] else "[red]rejected[/red]"
+        equal = f"{gate['agreement']:.0%} of {gate['rows']}"
+        table.add_row(escape(name), gate["runtime"], equal, f"{gate['logit_difference']:.2g} nats", verdict)
+    if gates:
+        console.print(table)
+
+
 def question(prompt: str) -> str:
     """The part of a rendered prompt that the customer wrote."""
     return prompt.split("### Instruction:")[-1].split("### Response:")[0].strip()
@@ -62,7 +76,8 @@ def shortened(text: str, most: int = 120) -> str:
 
 def places(console: Console, output: Path, home: Path, data: Path) -> None:
     console.print("\n[bold]Where it lies[/bold]")
-    rows = {"adapter": output / "adapter", "merged model": output / "merged", "model card": output / "MODEL_CARD.md"}
+    rows = {"adapter": output / "adapter", "merged model": output / "merged", "GGUF, Modelfile": output / "gguf"}
+    rows = {name: path for name, path in rows.items() if path.exists()} | {"model card": output / "MODEL_CARD.md"}
     for name, path in {**rows, "the rows, as CSV": data, "everything else": home}.items():
         console.print(f"  {name:<18}{_short(path)}", markup=False, highlight=False, soft_wrap=True)
 

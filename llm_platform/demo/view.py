@@ -20,7 +20,8 @@ COLOURS = {"INFO": "white", "WARN": "yellow", "ERROR": "red", "METRIC": "cyan"}
 
 
 class RunView:
-    """Shows the lines of one run as they come, and keeps what the report needs: the first metric's time, sample answers."""
+    """Shows the lines of one run as they come, and keeps what the report needs: the first metric's time, sample answers, and
+    what the gate found of each export."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -28,6 +29,7 @@ class RunView:
         self.first_metric: float | None = None
         self.examples: list[dict[str, str]] = []
         self.losses: list[float] = []
+        self.gates: dict[str, dict[str, Any]] = {}
         self._agent: str | None = None
         self._steps = 0
         self._bars: dict[str, TaskID] = {}
@@ -67,6 +69,8 @@ class RunView:
             done, total = (int(counted[name].replace(",", "")) for name in ("done", "total"))
             self._advance(counted["what"], done, total, "")
         else:
+            if isinstance(extra.get("gate"), dict):
+                self.gates[str(extra.get("export"))] = extra["gate"]
             if isinstance(extra.get("steps"), int):
                 self._steps = extra["steps"]
             colour = COLOURS.get(line.level, "white")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from llm_platform.errors import InvalidConfig, StorageError, TrainingError
 from llm_platform.reporting import Reporter
 from llm_platform.specs.base import Resource
+from llm_platform.specs.export import ExportFormat
 from llm_platform.training.adapter import (
     ADAPTER_WEIGHTS,
     causal_model,
@@ -41,21 +42,23 @@ TOLERANCE = 1e-3
 """Largest allowed difference of logits after merging in float32, relative to the largest logit. Measured: 1e-6 to 1e-5."""
 HEADROOM = 1.05
 
+Checks = dict[str, bool | int | float | str]
+
 
 class ExportResult(Resource):
     """The exported folder. `checks` are what was seen when the export was tried."""
 
-    format: Literal["adapter", "merged"]
+    format: ExportFormat
     files: list[str]
     size_bytes: int
     sha256: dict[str, str]
-    checks: dict[str, bool | int | float | str]
+    checks: Checks
 
 
 def export_adapter(adapter: Path, out: Path) -> ExportResult:
     """Copies the adapter's files to `out`. Raises InvalidConfig if it has pickles or its weights cannot be read, StorageError."""
     _check_pickles(adapter, "adapter")
-    _check_space(out, sum(path.stat().st_size for path in adapter.iterdir()))
+    check_space(out, sum(path.stat().st_size for path in adapter.iterdir()))
     with whole_folder(out) as partial:
         _copy(adapter, partial)
         try:
@@ -63,7 +66,7 @@ def export_adapter(adapter: Path, out: Path) -> ExportResult:
                 tensors = len(list(file.keys()))
         except (SafetensorError, FileNotFoundError) as error:
             raise InvalidConfig("The adapter's weights are missing or cannot be read") from error
-    return _result("adapter", out, {"weights_readable": True, "tensors": tensors})
+    return result_of("adapter", out, {"weights_readable": True, "tensors": tensors})
 
 
 def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter) -> ExportResult:
@@ -75,7 +78,7 @@ def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter
     """
     check_base(adapter, base_model)
     dtype = stored_dtype(base_model)
-    _check_space(out, int(sum(path.stat().st_size for path in base_model.glob("*.safetensors")) * HEADROOM))
+    check_space(out, int(sum(path.stat().st_size for path in base_model.glob("*.safetensors")) * HEADROOM))
     reporter.info("Loading the base model and the adapter")
     model = load_adapter(load(base_model, torch.float32), adapter)
     prompts = _prompts(base_model, causal_model(model).config.vocab_size)
@@ -102,7 +105,7 @@ def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter
         del merged, model
         loaded.float()
         found = _logits(loaded, prompts)
-    checks: dict[str, bool | int | float | str] = {
+    checks: Checks = {
         "merge_difference": difference,
         "tensors_equal": tensors,
         "rounding_difference": _difference(found, expected),
@@ -115,7 +118,7 @@ def export_merged(base_model: Path, adapter: Path, out: Path, reporter: Reporter
         quantized = load_as_trained(base_model, adapter, torch.device("cpu"), torch.float32)
         checks["quantization_difference"] = _difference(found, _logits(quantized, prompts))
     reporter.info(f"Merged model checked: next tokens equal in {checks['same_next_token']:.1%} of positions", **checks)
-    return _result("merged", out, checks)
+    return result_of("merged", out, checks)
 
 
 def export_whole(base_model: Path, model: Path, out: Path, reporter: Reporter) -> ExportResult:
@@ -126,7 +129,7 @@ def export_whole(base_model: Path, model: Path, out: Path, reporter: Reporter) -
     """
     check_base(model, base_model)
     _check_pickles(model, "model")
-    _check_space(out, int(sum(path.stat().st_size for path in model.iterdir()) * HEADROOM))
+    check_space(out, int(sum(path.stat().st_size for path in model.iterdir()) * HEADROOM))
     dtype = stored_dtype(model)
     with whole_folder(out) as partial:
         _copy(model, partial)
@@ -139,14 +142,14 @@ def export_whole(base_model: Path, model: Path, out: Path, reporter: Reporter) -
         del loaded
         if not torch.isfinite(found).all():
             raise TrainingError("The model's logits are not finite numbers. Nothing was exported")
-        checks: dict[str, bool | int | float | str] = {
+        checks: Checks = {
             "tensors_equal": tensors,
             "training_effect": _difference(_logits(load(base_model, torch.float32), prompts), found),
             "ends": ", ".join(map(str, ends(partial))),
             "dtype": str(dtype).removeprefix("torch."),
         }
     reporter.info("Model checked", **checks)
-    return _result("merged", out, checks)
+    return result_of("merged", out, checks)
 
 
 def _check_pickles(folder: Path, what: str) -> None:
@@ -161,7 +164,7 @@ def _copy(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _check_space(out: Path, needed: int) -> None:
+def check_space(out: Path, needed: int) -> None:
     folder = next(parent for parent in out.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -196,7 +199,7 @@ def _check_equal(loaded: PreTrainedModel, merged: PreTrainedModel) -> int:
     return len(expected)
 
 
-def _result(name: Literal["adapter", "merged"], folder: Path, checks: dict[str, bool | int | float | str]) -> ExportResult:
+def result_of(name: ExportFormat, folder: Path, checks: Checks) -> ExportResult:
     files = sorted(path for path in folder.iterdir() if path.is_file())
     return ExportResult(
         format=name,

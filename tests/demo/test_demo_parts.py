@@ -103,6 +103,20 @@ def test_figures_answers_and_gain() -> None:
     assert report.gain(model(accuracy=0.4, base_accuracy=0.3)) == pytest.approx(0.1)
 
 
+def test_exports_and_what_they_answered() -> None:
+    gate = {"accepted": True, "runtime": "llama.cpp", "agreement": 1.0, "rows": 20, "logit_difference": 0.000657}
+    _, view = show(
+        line("gguf.f16 is accepted", agent="ExportAgent", export="gguf.f16", gate=gate),
+        line("merged is rejected", "WARN", agent="ExportAgent", export="merged", gate={**gate, "accepted": False, "agreement": 0.5}),
+    )
+    console = Console(file=io.StringIO(), width=140)
+    report.exports(console, view.gates)
+    assert isinstance(console.file, io.StringIO)
+    rows = [" ".join(row.split()) for row in console.file.getvalue().splitlines()]
+    assert "│ gguf.f16 │ llama.cpp │ 100% of 20 │ 0.00066 nats │ accepted │" in rows
+    assert "│ merged │ llama.cpp │ 50% of 20 │ 0.00066 nats │ rejected │" in rows
+
+
 def test_a_platform_that_does_not_come_up_says_why(tmp_path: Path) -> None:
     with Home(tmp_path), Server(tmp_path) as server, pytest.raises(ServiceUnavailable) as caught:
         server.start()
