@@ -1,19 +1,19 @@
-"""Models: list, describe, download."""
+"""Models: list, compare, describe, download."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import PlainTextResponse, Response
 
+from api.card import card_response
 from api.deps import BaseModelFilter, CallerDep, ComparedModels, PageDep, ServicesDep, TrainedModel
 from api.download import archive_response
-from llm_platform import models
+from llm_platform import model_list, models
 from llm_platform.comparisons import compare_models
-from llm_platform.registry.card import card
 from llm_platform.specs.comparison import Comparison
-from llm_platform.specs.resources import Model, ModelList
+from llm_platform.specs.resources import Model, ModelFiles, ModelList
 
 router = APIRouter(prefix="/models", tags=["models"])
 
@@ -21,13 +21,37 @@ _TAR: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "A part."},
 }
-_MARKDOWN: dict[int | str, dict[str, Any]] = {200: {"content": {"text/markdown": {"schema": {"type": "string"}}}}}
+_CARD: dict[int | str, dict[str, Any]] = {
+    200: {"content": {kind: {"schema": {"type": "string"}} for kind in ("text/markdown", "text/html")}}
+}
+
+
+def model_query(
+    base_model: BaseModelFilter = None,
+    name: Annotated[str | None, Query(max_length=255, description="Only versions of the registered model of this name.")] = None,
+    alias: Annotated[str | None, Query(max_length=255, description="Only models with this alias in MLflow, such as champion.")] = None,
+    min_metric: Annotated[
+        list[str],
+        Query(max_length=20, description="METRIC:NUMBER: only models whose metric is at least that, for example exact_match:0.8."),
+    ] = [],  # noqa: B006
+    max_metric: Annotated[
+        list[str], Query(max_length=20, description="METRIC:NUMBER: only models whose metric is at most that, for example loss:1.5.")
+    ] = [],  # noqa: B006
+    sort: Annotated[
+        str, Query(max_length=200, description="created_at, name or a metric; with '-' before it from high to low, or newest first.")
+    ] = "-created_at",
+) -> model_list.ModelQuery:
+    """Raises InvalidInput."""
+    return model_list.parse_query(base_model=base_model, name=name, alias=alias, min_metric=min_metric, max_metric=max_metric, sort=sort)
 
 
 @router.get("")
-def list_models(services: ServicesDep, caller: CallerDep, page: PageDep, base_model: BaseModelFilter = None) -> ModelList:
-    """Trained models, newest first."""
-    rows, total = services.database.list_models(page.limit, page.offset, base_model, owner=caller.sees)
+def list_models(
+    services: ServicesDep, caller: CallerDep, page: PageDep, query: Annotated[model_list.ModelQuery, Depends(model_query)]
+) -> ModelList:
+    """Trained models, newest first if nothing else is asked for."""
+    services.sync_models()
+    rows, total = model_list.list_models(query, services.database, page.limit, page.offset, caller.sees)
     return ModelList(models=[models.summary(row) for row in rows], **page.bounds(total))
 
 
@@ -57,7 +81,14 @@ def download(
     return archive_response(archive, services.storage, range=range, if_range=if_range, if_none_match=if_none_match)
 
 
-@router.get("/{model_id}/card", response_class=PlainTextResponse, responses=_MARKDOWN)
-def model_card(model: TrainedModel) -> Response:
-    """The model card, in Markdown."""
-    return Response(card(model), media_type="text/markdown; charset=utf-8")
+@router.get("/{model_id}/files")
+def files(model: TrainedModel, services: ServicesDep, response: Response, format: models.DownloadFormat = "adapter") -> ModelFiles:
+    """The files of an export, each with its digest and, where the object store is an S3, a presigned address that is good for an hour."""
+    response.headers["Cache-Control"] = "no-store"  # whoever has an address can read the file
+    return models.files(model, format, services.storage)
+
+
+@router.get("/{model_id}/card", response_class=PlainTextResponse, responses=_CARD)
+def model_card(model: TrainedModel, services: ServicesDep, accept: Annotated[str, Header()] = "*/*") -> Response:
+    """The model card, in Markdown or, for who prefers `text/html`, as a page."""
+    return card_response(model, services.registry, accept)

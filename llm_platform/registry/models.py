@@ -9,10 +9,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from llm_platform.specs.comparison import Interval
+from llm_platform.specs.gate import GateResult
 
 
 class DatasetInput(BaseModel):
-    """A dataset that a model was trained on. `digest` is the full SHA-256 of its bytes; `rows` is None if not counted."""
+    """A dataset that a model was trained on; `rows` is None if not counted.
+
+    `digest` is the content address of its rows. `sha256` is of the bytes at `source_address`, where the platform's table is, and
+    `file_sha256` of those at `file_address`, which is what somebody gave: an uploaded file, or one in the object store.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,6 +26,9 @@ class DatasetInput(BaseModel):
     source_address: str
     rows: int | None = None
     dataset_id: str | None = None
+    sha256: str | None = None
+    file_address: str | None = None
+    file_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,10 @@ class MetricPoint:
 
 
 class RegisteredModel(BaseModel):
-    """A model as MLflow knows it. `tags` are the platform's, without their prefix; `exports` has an address per format."""
+    """A model as MLflow knows it. `tags` are the platform's, without their prefix; `exports` has an address per format.
+
+    `aliases` and `description` are those of its version, whoever gave them.
+    """
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -43,6 +54,8 @@ class RegisteredModel(BaseModel):
     agent_name: str
     model_name: str
     version: str
+    aliases: list[str] = []
+    description: str = ""
     base_model: str
     mlflow_run_id: str
     datasets: list[DatasetInput]
@@ -51,6 +64,7 @@ class RegisteredModel(BaseModel):
     intervals: dict[str, Interval] = {}
     exports: dict[str, str]
     export_digests: dict[str, str]
+    gates: dict[str, GateResult] = {}
     created_at: datetime
     tags: dict[str, str]
 

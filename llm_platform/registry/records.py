@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from llm_platform.errors import NotFound
 from llm_platform.registry.models import DatasetInput, RegisteredModel
 from llm_platform.specs.comparison import Interval
+from llm_platform.specs.gate import GateResult
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -24,15 +27,48 @@ INTERVALS = "interval/"
 _PARAM_LENGTH = 6000
 _TAG_LENGTH = 5000
 _DIGEST_LENGTH = 36
+_PART = re.compile(r"\.\d+", re.ASCII)
 
 
 def to_tags(tags: Mapping[str, str]) -> dict[str, str]:
-    return {PREFIX + key: value[:_TAG_LENGTH] for key, value in tags.items()}
+    """Tags as MLflow keeps them; a text that is too long for one becomes several, `key.0`, `key.1`, ..."""
+    found: dict[str, str] = {}
+    for key, value in tags.items():
+        if len(value) <= _TAG_LENGTH:
+            found[PREFIX + key] = value
+            continue
+        parts = range(0, len(value), _TAG_LENGTH)
+        found |= {f"{PREFIX}{key}.{number}": value[first : first + _TAG_LENGTH] for number, first in enumerate(parts)}
+    return found
 
 
-def split_tag(key: str, text: str) -> dict[str, str]:
-    """A long text as several tags, `key.0`, `key.1`, ..."""
-    return {f"{key}.{first // _TAG_LENGTH}": text[first : first + _TAG_LENGTH] for first in range(0, len(text), _TAG_LENGTH)}
+def forms_of(key: str, tags: Iterable[str]) -> list[str]:
+    """The tags of MLflow that hold the platform's tag `key`, whole or in parts."""
+    return [tag for tag in tags if tag == PREFIX + key or _PART.fullmatch(tag.removeprefix(f"{PREFIX}{key}"))]
+
+
+def _from_tags(found: Mapping[str, str]) -> dict[str, str]:
+    """The platform's tags, without prefix, put together."""
+    whole: dict[str, str] = {}
+    parts: dict[str, dict[int, str]] = {}
+    for tag, value in found.items():
+        if tag.startswith(PREFIX):
+            key, dot, number = tag.removeprefix(PREFIX).rpartition(".")
+            if dot and number.isdigit():
+                parts.setdefault(key, {})[int(number)] = value
+            else:
+                whole[tag.removeprefix(PREFIX)] = value
+    return whole | {key: "".join(pieces[number] for number in sorted(pieces)) for key, pieces in parts.items()}
+
+
+def gate_tags(gates: Mapping[str, GateResult]) -> dict[str, str]:
+    return {f"gate.{name}": gate.model_dump_json() for name, gate in gates.items()}
+
+
+def describe(tags: Mapping[str, str]) -> str:
+    """What MLflow's pages show of a version until somebody writes something better; `tags` are the run's."""
+    base, run_id, node = (tags.get(PREFIX + name, "?") for name in ("base_model", "run_id", "agent_name"))
+    return f"Fine-tuned from {base} by the node {node} of the job {run_id}."
 
 
 def to_params(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -60,15 +96,18 @@ def to_dataset_input(dataset: DatasetInput) -> Any:
 
 def _to_dataset(dataset: Any) -> DatasetInput:
     profile = json.loads(dataset.profile or "{}")
-    values = {"digest": dataset.digest} | {key: profile[key] for key in ("digest", "rows", "dataset_id") if key in profile}
+    values = {"digest": dataset.digest} | {key: value for key, value in profile.items() if key in DatasetInput.model_fields}
     return DatasetInput(name=dataset.name, source_address=json.loads(dataset.source).get("uri", ""), **values)
 
 
-def to_model(version: Any, run: Run) -> RegisteredModel:
-    tags = {key.removeprefix(PREFIX): value for key, value in run.data.tags.items() if key.startswith(PREFIX)}
-    parts = {int(key.removeprefix("config.")): tags.pop(key) for key in list(tags) if key.startswith("config.")}
+def to_model(version: Any, run: Run, aliases: Iterable[str]) -> RegisteredModel:
+    """Raises NotFound if somebody took the platform's tags from the run."""
+    tags = _from_tags(run.data.tags)
+    if missing := {"model_id", "run_id", "agent_name", "base_model"} - tags.keys():
+        raise NotFound(f"The run in MLflow has lost the tags {', '.join(PREFIX + name for name in sorted(missing))}")
     exports = {key.removeprefix("export."): tags.pop(key) for key in list(tags) if key.startswith("export.")}
     digests = {key.removeprefix("export_sha256."): tags.pop(key) for key in list(tags) if key.startswith("export_sha256.")}
+    gates = {key.removeprefix("gate."): GateResult.model_validate_json(tags.pop(key)) for key in list(tags) if key.startswith("gate.")}
     return RegisteredModel(
         model_id=tags.pop("model_id"),
         run_id=tags.pop("run_id"),
@@ -77,13 +116,16 @@ def to_model(version: Any, run: Run) -> RegisteredModel:
         # Not the name at the beginning: it may have been renamed in MLflow.
         model_name=str(version.name),
         version=str(version.version),
+        aliases=sorted(aliases),
+        description=version.description or "",
         mlflow_run_id=run.info.run_id,
         datasets=[_to_dataset(item.dataset) for item in run.inputs.dataset_inputs] if run.inputs else [],
-        training_config=json.loads("".join(parts[index] for index in sorted(parts)) or "{}"),
+        training_config=json.loads(tags.pop("config", "{}")),
         metrics={key: value for key, value in run.data.metrics.items() if not key.startswith((CURVES, INTERVALS)) and math.isfinite(value)},
         intervals=_to_intervals(run.data.metrics),
         exports={name: address for name, address in exports.items() if name in digests},
         export_digests={name: digest for name, digest in digests.items() if name in exports},
+        gates=gates,
         created_at=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
         tags=tags,
     )

@@ -65,6 +65,7 @@ def test_list(trained: Api) -> None:
         "base_model": "meta-llama/Llama-2-7b-hf",
         "metrics": {"accuracy": 0.92, "f1": 0.89, "final_loss": 0.42},
         "exports": ["adapter"],
+        "aliases": [],
     }
     page = trained.client.get("/models", params={"limit": 1, "offset": 1}).json()
     assert len(page["models"]) == 1 and page["has_more"]
@@ -84,6 +85,8 @@ def test_details(trained: Api) -> None:
         "training_config": CONFIG,
         "metrics": {"accuracy": 0.92, "f1": 0.89, "final_loss": 0.42},
         "exports": {"adapter": "s3://artifacts/abc123/adapter"},
+        "aliases": [],
+        "gates": {},
     }
     assert trained.client.get("/models/model_two.a").json()["run_id"] == "two"
 

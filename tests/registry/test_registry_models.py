@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import socket
@@ -18,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from llm_platform.errors import InvalidConfig, NotFound, ServiceUnavailable
-from llm_platform.registry import DatasetInput, MetricBuffer, MetricPoint, Registry, card
+from llm_platform.registry import DatasetInput, MetricBuffer, MetricPoint, RegisteredModel, Registry, card
 from llm_platform.specs.comparison import Interval
 from tests.servers import free_port, mlflow_server
 
@@ -42,6 +43,13 @@ def begin(registry: Registry, model_id: str, **changes: Any) -> str:
         "datasets": [DATASET, OTHER],
     }
     return registry.begin(**(values | changes))
+
+
+def made_by_registering(model: RegisteredModel) -> dict[str, str]:
+    """The tags that the registry itself adds: digests of the config and of the registered files."""
+    found = {name: model.tags[name] for name in ("config_sha256", "registered_files")}
+    assert {"MLmodel", "adapter_config.json", "deep/adapter_model.safetensors"} <= json.loads(found["registered_files"]).keys()
+    return found
 
 
 def client(registry: Registry) -> MlflowClient:
@@ -72,12 +80,15 @@ def test_a_model_comes_back_as_it_was_registered(registry: Registry, model_id: s
         "base_model": "llm-platform/tiny-llama",
         "mlflow_run_id": run,
         "datasets": [DATASET.model_dump(), OTHER.model_dump()],
+        "aliases": [],
+        "description": f"Fine-tuned from llm-platform/tiny-llama by the node train of the job {model_id.removeprefix('model_')}.",
         "training_config": CONFIG,
         "metrics": {"accuracy": 0.25, "base_accuracy": 0.1},
         "intervals": {},
         "exports": {"merged": "s3://artifacts/x/merged"},
         "export_digests": {"merged": "d4" * 32},
-        "tags": {"config_digest": "c3" * 32, "base_license": "apache-2.0"},
+        "gates": {},
+        "tags": {"config_digest": "c3" * 32, "base_license": "apache-2.0", **made_by_registering(model)},
     }
     assert model.dataset_ids == ["ds_1"]
     assert model in list(registry.all())
@@ -88,7 +99,6 @@ def test_a_model_comes_back_as_it_was_registered(registry: Registry, model_id: s
 def test_mlflow_users_find_what_they_expect(registry: Registry, model_id: str, adapter: Path, tmp_path: Path) -> None:
     run_id = begin(registry, model_id)
     version = registry.register(run_id, adapter, "tickets")
-    registry.log_text(model_id, "# card äöü", "cards/card.md")
     found = client(registry)
     run = found.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -98,8 +108,9 @@ def test_mlflow_users_find_what_they_expect(registry: Registry, model_id: str, a
     assert run.inputs is not None
     assert [(item.dataset.name, item.dataset.source_type) for item in run.inputs.dataset_inputs] == [("tickets", "s3"), ("more", "s3")]
     assert found.get_model_version("tickets", version).run_id == run_id
-    got = download_artifacts(f"runs:/{run_id}/cards/card.md", tracking_uri=registry.tracking_uri, dst_path=str(tmp_path / "out"))
-    assert Path(got).read_text(encoding="utf-8") == "# card äöü"
+    assert "by the node train" in str(found.get_model_version("tickets", version).description)
+    got = download_artifacts(f"runs:/{run_id}/adapter", tracking_uri=registry.tracking_uri, dst_path=str(tmp_path / "out"))
+    assert {path.name for path in adapter.iterdir()} | {"MLmodel"} <= {path.name for path in Path(got).iterdir()}
 
 
 def test_curves_are_kept_apart_from_final_figures(registry: Registry, model_id: str, adapter: Path) -> None:
@@ -205,7 +216,6 @@ def test_what_is_not_there(registry: Registry, model_id: str) -> None:
     for attempt in (
         lambda: registry.set_metrics(model_id, {"accuracy": 1.0}),
         lambda: registry.set_export(model_id, "merged", "s3://artifacts/x", ""),
-        lambda: registry.log_text(model_id, "", "x"),
         lambda: registry.delete(model_id),
     ):
         with pytest.raises(NotFound):
