@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import Engine, papermill_engines
 from papermill.execute import execute_notebook
 
+from llm_platform.notebook_process import MARKER, kill_all
 from llm_platform.reporting import Reporter
 
 ENGINE = "llm-platform"
 START_TIMEOUT = 60
+KILL_ROUNDS = 50
 MAX_LINES = 1_000
 """Lines of output that go to the run's log; the notebook itself keeps all."""
 SECRET = re.compile(r"TOKEN|SECRET|PASSW|CREDENTIAL|(^|_)API_?KEY|_KEY$|_KEY_ID$|^KEY$|AUTH", re.IGNORECASE)
@@ -44,14 +47,15 @@ def kernel_environment(environment: dict[str, str], scratch: Path) -> dict[str, 
     # Pictures belong into the notebook, whatever back end this process draws with.
     kept.pop("MPLBACKEND", None)
     # The user's own IPython start-up files and history have no part in a run that can be repeated.
-    return kept | {"IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    return kept | {"IPYTHONDIR": str(scratch / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1", MARKER: str(scratch)}
 
 
 class _ThisPython(KernelSpecManager):
     """Every kernel is this Python: a registered kernel of the same name may lack the platform, or be another machine's."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--HistoryManager.enabled=False"]
+        module = ["-m", "llm_platform.notebook_process", str(os.getpid())]
+        argv = [sys.executable, *module, "-f", "{connection_file}", "--HistoryManager.enabled=False"]
         return KernelSpec(argv=argv, name=kernel_name, display_name="Python 3", language="python")
 
 
@@ -59,7 +63,10 @@ class Execution:
     """Runs in a thread of its own, so that a signal or a time limit reaches the waiting thread at once, whatever the
     kernel does. `done` is set at the end; `error` then holds what went wrong."""
 
-    def __init__(self, notebook: Path, parameters: dict[str, Any], out: Path, scratch: Path, reporter: Reporter) -> None:
+    def __init__(
+        self, notebook: Path, parameters: dict[str, Any], out: Path, scratch: Path, reporter: Reporter, hide: Callable[[str], str]
+    ) -> None:
+        """`hide` takes out of a line for the log what only this machine should know."""
         self.done = threading.Event()
         self.error: Exception | None = None
         self.reporter = reporter
@@ -69,6 +76,7 @@ class Execution:
         self._out = out
         self.scratch = scratch
         self._lines = 0
+        self._hide = hide
         self._stopped = False
         self.environment = kernel_environment(dict(os.environ), scratch)
         # Sockets in a folder of this user's, not ports; the system's own, because a socket's path may have 107 characters.
@@ -91,6 +99,14 @@ class Execution:
             self.done.wait(0.2)
         self._thread.join()
 
+    def memory_mb(self) -> float:
+        """What the kernel and its children have in memory, in MiB; 0 before and after."""
+        total = 0
+        for process in self._processes():
+            with suppress(psutil.Error):
+                total += process.memory_info().rss
+        return total / 2**20
+
     def cell_starts(self, number: int, count: int) -> None:
         self.current = number
         self.reporter.progress(number - 1, count, "cells")
@@ -102,7 +118,7 @@ class Execution:
             if line.strip():
                 self._lines += 1
                 if self._lines <= MAX_LINES:
-                    self.reporter.info(line)
+                    self.reporter.info(self._hide(line))
                 elif self._lines == MAX_LINES + 1:
                     self.reporter.info(f"More than {MAX_LINES:,} lines of output; the rest is in the notebook only")
 
@@ -129,17 +145,26 @@ class Execution:
             self.done.set()
 
     def _kill(self) -> None:
-        pid: int | None = getattr(self.manager.provisioner, "pid", None)
-        if not pid:
-            return
-        with suppress(psutil.NoSuchProcess):
-            # The children first: once the kernel is gone, nobody can say which processes were its own.
-            for process in psutil.Process(pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
+        """Looks again until nothing is left: what is being started while it looks is found the next time."""
+        for _ in range(KILL_ROUNDS):
+            # A child without the kernel's environment is only known as long as the kernel is there.
+            tree = self._processes()
+            found = kill_all(self.scratch)
+            for process in tree:
+                with suppress(psutil.Error):
                     process.kill()
-        # The kernel leads a group of its own, which outlives it as long as one of its children does.
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            if not found:
+                break
+            time.sleep(0.02)
+
+    def _processes(self) -> list[psutil.Process]:
+        """The kernel's children and the kernel."""
+        pid: int | None = getattr(self.manager.provisioner, "pid", None)
+        with suppress(psutil.Error):
+            if pid:
+                kernel = psutil.Process(pid)
+                return [*kernel.children(recursive=True), kernel]
+        return []
 
 
 class _Client(PapermillNotebookClient):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nbformat
 import polars as pl
 import pytest
 
@@ -58,15 +57,6 @@ def frame() -> pl.DataFrame:
             "tuned_stopped": [True, True, True, False],
         }
     )
-
-
-def test_it_is_committed_without_output_and_with_one_parameters_cell() -> None:
-    for path in notebooks.PROJECT_NOTEBOOKS.glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-        assert all(not cell.outputs and cell.execution_count is None for cell in code), path.name
-        assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1, path.name
 
 
 def test_its_parameters_can_be_checked(settings: Settings) -> None:
