@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import anyio
 from fastapi import Depends, Header, Path, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 from sqlalchemy.engine import RowMapping
 
 from api.body import read_json
+from api.limits import network
 from api.services import Services
-from llm_platform import runlog
+from llm_platform import audit, runlog
 from llm_platform.comparisons import check_ids
 from llm_platform.errors import InvalidInput, NotFound, RateLimited
 from llm_platform.keys import Caller
 from llm_platform.models import registered
 from llm_platform.registry import RegisteredModel
+from llm_platform.specs.audit import AuditAction
 from llm_platform.specs.base import NAME
-from llm_platform.specs.resources import JobStatus
+from llm_platform.specs.resources import JobStatus, Level
 
 _RUN_ID = re.compile(NAME)
 _DATASET_ID = re.compile(r"ds_[A-Za-z0-9]{1,64}")
@@ -39,26 +41,49 @@ ServicesDep = Annotated[Services, Depends(get_services)]
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
+Auditor = Callable[[AuditAction, str], None]
+"""Writes down that the caller did something, to what."""
+
+
 def admin(caller: CallerDep) -> None:
     """Raises Forbidden for everybody else."""
     caller.need("admin")
+
+
+def scraper(request: Request, services: ServicesDep) -> None:
+    """Raises Forbidden for who may not see the platform's figures."""
+    if not services.settings.metrics_open:
+        admin(get_caller(request))
+
+
+def auditor(request: Request, services: ServicesDep, caller: CallerDep) -> Auditor:
+    client = request.client.host if request.client else None
+    return lambda action, target: audit.record(services.database, caller, action, target, client)
 
 
 async def json_body(request: Request, services: ServicesDep) -> Any:
     return await read_json(request, services.settings.max_body_bytes)
 
 
-async def upload_slot(services: ServicesDep) -> AsyncIterator[None]:
-    """Bounds how many uploads are received and read at once. Raises RateLimited."""
+async def upload_slot(request: Request, services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
+    """Bounds how many uploads are received and read at once, by one client and by all. Raises RateLimited."""
+    client = caller.owner or network(request.client.host if request.client else "unknown")
+    most, going_on = services.settings.max_uploads_per_client, services.uploads_of
+    if going_on[client] >= most:
+        raise RateLimited(f"At most {most} uploads of one client may go on at once; try again in a moment", limit=most)
     slot = object()
     try:
         services.uploads.acquire_on_behalf_of_nowait(slot)
     except anyio.WouldBlock:
         raise RateLimited("Too many uploads are going on; try again in a moment", limit=int(services.uploads.total_tokens)) from None
+    going_on[client] += 1
     try:
         yield
     finally:
         services.uploads.release_on_behalf_of(slot)
+        going_on[client] -= 1
+        if not going_on[client]:
+            del going_on[client]
 
 
 def submission(job_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RowMapping:
@@ -110,12 +135,13 @@ def logged_run(run_id: Annotated[str, Path()], services: ServicesDep, caller: Ca
     raise NotFound(f"There is no run '{run_id[:100]}'", run_id=run_id[:100])
 
 
+AgentText = Annotated[str, StringConstraints(pattern=NAME)]
 LoggedRun = Annotated[str, Depends(logged_run)]
 
 
 def stream_cursor(run_id: LoggedRun, services: ServicesDep, last_event_id: Annotated[str | None, Header()] = None) -> int:
     """The sequence number after which a stream goes on; 0 at the run's first line. Raises InvalidInput."""
-    return _cursor(services, run_id, last_event_id, "Last-Event-ID")
+    return cursor_of(services, run_id, last_event_id, "Last-Event-ID")
 
 
 def history_cursor(
@@ -123,10 +149,11 @@ def history_cursor(
     services: ServicesDep,
     after: Annotated[str | None, Query(description="The `next_cursor` of an earlier answer.")] = None,
 ) -> int:
-    return _cursor(services, run_id, after, "after")
+    return cursor_of(services, run_id, after, "after")
 
 
-def _cursor(services: Services, run_id: str, text: str | None, field: str) -> int:
+def cursor_of(services: Services, run_id: str, text: str | None, field: str) -> int:
+    """The sequence number that a cursor stands for; 0 without one. Raises InvalidInput, which names the field."""
     if text is None:
         return 0
     try:
@@ -137,6 +164,15 @@ def _cursor(services: Services, run_id: str, text: str | None, field: str) -> in
     except InvalidInput as error:
         message = error.metadata["errors"][0]["message"]
     raise InvalidInput(f"Not a position in this run's log: {message}", errors=[{"field": field, "agent": None, "message": message}])
+
+
+def line_filter(
+    level: Annotated[list[Level] | None, Query(description="Only lines of this level; give it again for more of them.")] = None,
+    agent: Annotated[
+        list[AgentText] | None, Query(max_length=100, description="Only lines of this agent class or node; give it again for more of them.")
+    ] = None,
+) -> runlog.LineFilter:
+    return runlog.LineFilter(frozenset(level or ()), frozenset(agent or ()))
 
 
 class PageQuery(BaseModel):
@@ -155,6 +191,7 @@ def page(limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int,
     return PageQuery(limit=limit, offset=offset)
 
 
+Audit = Annotated[Auditor, Depends(auditor)]
 JsonBody = Annotated[Any, Depends(json_body)]
 UploadSlot = Annotated[None, Depends(upload_slot)]
 Submission = Annotated[RowMapping, Depends(submission)]
@@ -163,6 +200,7 @@ TrainedModel = Annotated[RegisteredModel, Depends(model)]
 ComparedModels = Annotated[list[RegisteredModel], Depends(compared_models)]
 StreamCursor = Annotated[int, Depends(stream_cursor)]
 HistoryCursor = Annotated[int, Depends(history_cursor)]
+LineFilterDep = Annotated[runlog.LineFilter, Depends(line_filter)]
 PageDep = Annotated[PageQuery, Depends(page)]
 PreviewLimit = Annotated[int, Query(ge=1, le=100, description="Number of samples.")]
 HistoryLimit = Annotated[int, Query(ge=1, le=1000, description="Number of log entries.")]
@@ -172,8 +210,12 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         min_length=1,
         max_length=255,
-        description="Any text of the client's; the same body with the same key is the same job, however often it is sent.",
+        description="Any text of the client's; the same body with the same key is one job or dataset, however often it is sent.",
     ),
 ]
+KeepModel = Annotated[
+    bool, Query(description="Stop and keep: a training that runs ends after its current step and leaves a model of what it has learned.")
+]
+DeleteModels = Annotated[bool, Query(description="Whether the models that the job trained go too, from the registry as well.")]
 StatusFilter = Annotated[JobStatus | None, Query(description="Only jobs in this state.")]
 BaseModelFilter = Annotated[str | None, Query(max_length=1024, description="Only models fine-tuned from this base model.")]

@@ -11,7 +11,7 @@ from llm_platform.specs import JobRequest
 from llm_platform.specs.keys import KeyRequest
 from llm_platform.specs.preflight import PreflightRequest
 
-_KEY = "An API key of `llm-platform keys create`; needed where authentication is on."
+_KEY = "An API key of `llm-platform keys create`, or a token of the identity provider; needed where authentication is on."
 _REFERENCE = "#/components/schemas/{model}"
 
 

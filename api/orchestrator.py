@@ -30,11 +30,12 @@ from sqlalchemy.engine import RowMapping
 from api.orchestration import RunState, RunStatus, UiRun
 from llm_platform.services import running_service
 from llm_platform.settings import Settings
-from llm_platform.specs import Pipeline, run_config, stages
+from llm_platform.specs import STAGES, Pipeline, run_config, stages
 
 LOCATION = "llm_platform"
 REPOSITORY = "__repository__"
 JOB = "pipeline"
+STAGE_KEYS = frozenset(AssetKey(stage) for stage in STAGES.values())
 RUN_ID_TAG = "llm_platform/run_id"
 RUN_ID_PARTITIONS = "run_id"
 DATASET_ID_PARTITIONS = "dataset_id"
@@ -135,6 +136,8 @@ class DagsterOrchestrator:
 
     def ui_runs(self, since: datetime) -> list[UiRun]:
         records = self._instance.get_run_records(RunsFilter(created_after=since), ascending=True)
+        # A report on a dataset has a partition too, and is no job.
+        records = [record for record in records if STAGE_KEYS & (record.dagster_run.asset_selection or STAGE_KEYS)]
         named = ((record.dagster_run.tags.get(RUN_ID_TAG) or record.dagster_run.tags.get(PARTITION_NAME_TAG), record) for record in records)
         return [UiRun(name, record.dagster_run.run_id, _utc(record.create_timestamp)) for name, record in named if name]
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 
 from anyio import CapacityLimiter
 from sqlalchemy.engine import RowMapping
 
 from api.limits import RateLimits
+from api.metrics import Metrics
 from api.orchestration import Orchestrator
+from api.rooms import Rooms
 from api.streams import Streams
 from api.submitter import Submitter
-from llm_platform import jobs
+from llm_platform import jobs, oidc
 from llm_platform.database import Database
 from llm_platform.errors import ServiceUnavailable
 from llm_platform.health import HealthMonitor, mlflow_check, redis_check
+from llm_platform.model_sync import ModelSync
 from llm_platform.registry import Registry
 from llm_platform.settings import Settings
 from llm_platform.storage import storage_from
@@ -37,9 +41,14 @@ class Services:
         self.database = Database.from_settings(settings)
         self.storage = storage_from(settings)
         self.registry = Registry(settings.resolved_mlflow_url)
+        self.model_sync = ModelSync(self.registry, self.database)
         self.streams = Streams(self.database, self._status_of, settings.max_streams_per_client)
+        self.rooms = Rooms(self.database)
         self.limits = RateLimits(settings)
+        self.oidc = oidc.from_settings(settings)
+        self.metrics = Metrics(self.streams.open_streams, self.database.count_submissions, self.database.count_queued)
         self.uploads = CapacityLimiter(MAX_UPLOADS)
+        self.uploads_of: Counter[str] = Counter()
         self.conversions = CapacityLimiter(MAX_CONVERSIONS)
         self.orchestrator = orchestrator
         self._submitter: Submitter | None = None
@@ -59,6 +68,11 @@ class Services:
         if self._submitter is not None:
             self._submitter.kick()
 
+    def sync_models(self) -> None:
+        """Somebody looks at the list of models; where MLflow is a server, people may have changed something there."""
+        if self.settings.resolved_mlflow_url.startswith("http"):
+            self.model_sync.kick()
+
     def refresh(self, rows: Sequence[RowMapping]) -> list[RowMapping]:
         """Submissions, with what Dagster says about those that have not ended."""
         return jobs.refresh(self.database, self.orchestrator, rows)
@@ -67,6 +81,7 @@ class Services:
         """Blocks until the threads have ended; the log streams are closed before, in the event loop's thread."""
         self._closing.set()
         self.health.close()
+        self.model_sync.close()
         self._starter.join(timeout=5)
         if self._submitter is not None:
             self._submitter.stop()

@@ -10,10 +10,10 @@ import asyncio
 import json
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import StreamingResponse
@@ -36,6 +36,21 @@ MOST_AT_ONCE = 100
 log = logging.getLogger(__name__)
 
 
+class Event(NamedTuple):
+    """A line, as `data` to send, and what readers choose by."""
+
+    seq: int
+    level: str
+    agent: str | None
+    agent_name: str | None
+    data: bytes
+
+    @property
+    def line(self) -> str:
+        """The line alone, as JSON."""
+        return self.data.partition(b"\ndata: ")[2].decode().rstrip()
+
+
 class Tail:
     """A run's log as its poller last saw it. `status` is set when the job has ended and `last` is its last line."""
 
@@ -47,13 +62,13 @@ class Tail:
         self.changed = asyncio.Event()
         self.poller: asyncio.Task[None] | None = None
         self._first = last + 1
-        self._lines: deque[bytes] = deque(maxlen=REMEMBERED)
+        self._lines: deque[Event] = deque(maxlen=REMEMBERED)
 
-    def update(self, lines: list[tuple[int, bytes]], status: str | None) -> None:
+    def update(self, lines: list[Event], status: str | None) -> None:
         """Takes the next lines and wakes who waits for them."""
         if not lines and status is None:
             return
-        self._lines.extend(event for _, event in lines)
+        self._lines.extend(lines)
         self.last += len(lines)
         self._first = self.last - len(self._lines) + 1
         self.status = status
@@ -64,7 +79,7 @@ class Tail:
         """Whether lines after `cursor` were forgotten."""
         return cursor + 1 < self._first and cursor < self.last
 
-    def after(self, cursor: int) -> list[bytes]:
+    def after(self, cursor: int) -> list[Event]:
         """The next remembered events after `cursor`, which is not behind."""
         start = max(cursor + 1 - self._first, 0)
         return list(islice(self._lines, start, start + MOST_AT_ONCE))
@@ -80,38 +95,66 @@ class Streams:
         self._clients: Counter[str] = Counter()
         self._tails: dict[str, Tail] = {}
 
-    def open(self, run_id: str, client: str, cursor: int) -> EventStream:
-        """A response that sends the lines after `cursor` until the job has ended. Raises RateLimited."""
+    def open(self, run_id: str, client: str, cursor: int, only: runlog.LineFilter = runlog.ALL) -> EventStream:
+        """A response that sends the lines after `cursor` that are wanted, until the job has ended. Raises RateLimited."""
+        self.enter(client)
+        return EventStream(self._events(run_id, cursor, only), lambda: self.leave(client))
+
+    def enter(self, client: str) -> None:
+        """Counts a stream of a client, which must `leave` again. Raises RateLimited."""
         if self._clients[client] >= self._most:
             raise RateLimited(f"At most {self._most} log streams may be open per client", limit=self._most)
         self._clients[client] += 1
-        return EventStream(self._events(run_id, cursor), lambda: self._leave(client))
+
+    def open_streams(self) -> int:
+        return sum(self._clients.values())
 
     def close(self) -> None:
         for tail in self._tails.values():
             if tail.poller is not None:
                 tail.poller.cancel()
 
-    def _leave(self, client: str) -> None:
+    def leave(self, client: str) -> None:
         self._clients[client] -= 1
         if not self._clients[client]:
             del self._clients[client]
 
-    async def _events(self, run_id: str, cursor: int) -> AsyncIterator[bytes]:
+    async def _events(self, run_id: str, cursor: int, only: runlog.LineFilter) -> AsyncIterator[bytes]:
+        yield b": stream of the log\n\n"  # the client sees that it is connected before there is a line
+        async with aclosing(self.follow(run_id, cursor, only)) as following:
+            async for found in following:
+                if isinstance(found, str):
+                    yield f"event: end\ndata: {json.dumps({'status': found})}\n\n".encode()
+                else:
+                    yield b"".join(event.data for event in found) or b": heartbeat\n\n"
+
+    async def follow(self, run_id: str, cursor: int, only: runlog.LineFilter = runlog.ALL) -> AsyncGenerator[list[Event] | str]:
+        """The lines after `cursor` that are wanted, some at a time; none of them after a silence; at last how the job has ended."""
         tail = await self._join(run_id)
+        clock = asyncio.get_running_loop().time
         try:
-            yield b": stream of the log\n\n"  # the client sees that it is connected before there is a line
+            told = clock()
             while True:
-                changed = tail.changed
-                events = await self._table(run_id, cursor) if tail.behind(cursor) else tail.after(cursor)
-                if events:
+                changed, read_to, written = tail.changed, cursor, tail.last
+                if tail.behind(cursor):
+                    events = await run_in_threadpool(self._read, run_id, cursor, MOST_AT_ONCE, only)
+                    # Fewer than asked for are all that are wanted up to what was written before.
+                    cursor = events[-1].seq if len(events) == MOST_AT_ONCE else max([written, *(event.seq for event in events[-1:])])
+                else:
+                    events = tail.after(cursor)
                     cursor += len(events)
-                    yield b"".join(events)
-                elif tail.status is not None:
-                    yield f"event: end\ndata: {json.dumps({'status': tail.status})}\n\n".encode()
+                wanted = [event for event in events if only.takes(event.level, event.agent, event.agent_name)]
+                if wanted:
+                    yield wanted
+                    told = clock()
+                elif clock() - told >= HEARTBEAT_SECONDS:
+                    yield []
+                    told = clock()
+                elif cursor == read_to and tail.status is not None:
+                    yield tail.status
                     return
-                elif not await _happens(changed):
-                    yield b": heartbeat\n\n"
+                elif cursor == read_to:
+                    await _happens(changed, told + HEARTBEAT_SECONDS - clock())
         finally:
             tail.readers -= 1
             if not tail.readers and tail.poller is not None:
@@ -151,12 +194,9 @@ class Streams:
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def _table(self, run_id: str, cursor: int) -> list[bytes]:
-        return [event for _, event in await run_in_threadpool(self._read, run_id, cursor, MOST_AT_ONCE)]
-
-    def _read(self, run_id: str, cursor: int, limit: int) -> list[tuple[int, bytes]]:
-        lines = runlog.read(self._database, run_id, after=cursor, limit=limit)
-        return [(seq, event(run_id, seq, line)) for seq, line in lines]
+    def _read(self, run_id: str, cursor: int, limit: int, only: runlog.LineFilter = runlog.ALL) -> list[Event]:
+        lines = runlog.read(self._database, run_id, after=cursor, limit=limit, only=only)
+        return [Event(seq, line["level"], line["agent"], line["agent_name"], event(run_id, seq, line)) for seq, line in lines]
 
 
 def event(run_id: str, seq: int, line: dict[str, Any]) -> bytes:
@@ -164,12 +204,11 @@ def event(run_id: str, seq: int, line: dict[str, Any]) -> bytes:
     return f"id: {run_id}:{seq}\ndata: {json.dumps(line, separators=(',', ':'))}\n\n".encode()
 
 
-async def _happens(changed: asyncio.Event) -> bool:
-    """True as soon as there is something new, False if there was nothing for as long as a connection may be silent."""
+async def _happens(changed: asyncio.Event, seconds: float) -> None:
+    """Waits for something new, but no longer than a connection may be silent."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(HEARTBEAT_SECONDS):
-            return await changed.wait()
-    return False
+        async with asyncio.timeout(seconds):
+            await changed.wait()
 
 
 class EventStream(StreamingResponse):

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,6 +120,18 @@ def preflight(
 
 
 @app.command()
+def verify(
+    model_id: Annotated[str, typer.Argument(help="As GET /models lists it, for example model_abc123.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The whole result as JSON.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Compute a model's chain of hashes again, from the stored bytes of data, base model, weights and exports; 1 if one is broken."""
+    from llm_platform.verify import main as run
+
+    raise typer.Exit(run(model_id, as_json, _settings(home)))
+
+
+@app.command()
 def reindex(home: HomeOption = None) -> None:
     """Rebuild the list of models from MLflow, which is the one truth about them."""
     from llm_platform.models import reindex as run
@@ -136,6 +149,7 @@ def create_key(
     home: HomeOption = None,
 ) -> None:
     """Make an API key. It is shown now and never again."""
+    from llm_platform import audit as trail
     from llm_platform import keys as store
     from llm_platform.specs.base import spec_from_options
     from llm_platform.specs.keys import KeyRequest
@@ -143,6 +157,7 @@ def create_key(
     request = spec_from_options(KeyRequest, {"owner": owner, "scope": scope, "expires_in_days": expires_in_days})
     with _database(home) as database:
         made = store.create(request, database)
+        trail.record(database, None, "key.create", made.key_id)
     typer.echo(f"Key {made.key_id} of {made.owner}, scope {made.scope}; it is not shown again:", err=True)
     typer.echo(made.key)
 
@@ -161,11 +176,35 @@ def list_keys(home: HomeOption = None) -> None:
 @keys.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(help="As `keys list` shows it.")], home: HomeOption = None) -> None:
     """End a key, at once and for good."""
+    from llm_platform import audit as trail
     from llm_platform import keys as store
 
     with _database(home) as database:
         store.revoke(key_id, database)
+        trail.record(database, None, "key.revoke", key_id)
     typer.echo(f"Key {key_id} is revoked")
+
+
+@app.command()
+def audit(
+    actor: Annotated[str | None, typer.Option(help="Only what this user did.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this: job.submit, access.denied ...")] = None,
+    since: Annotated[datetime | None, typer.Option(help="Only from this day or time (UTC) on.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="At most so many entries.")] = 100,
+    home: HomeOption = None,
+) -> None:
+    """Show who did what, newest first."""
+    from llm_platform import audit as trail
+
+    with _database(home) as database:
+        found, total = trail.listed(
+            database, limit, actor=actor, action=trail.action_named(action), since=since and since.replace(tzinfo=UTC)
+        )
+    for entry in found:
+        who = entry.actor or "-"
+        typer.echo(f"{entry.at:%Y-%m-%d %H:%M:%S}  {who:<20}  {entry.action:<21}  {entry.target}  {entry.client or 'command line'}")
+    if total > len(found):
+        typer.echo(f"{total - len(found):,} older entries are not shown; --limit shows more", err=True)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from sqlalchemy.engine import RowMapping
 
 from llm_platform.database import Database
 from llm_platform.errors import InvalidConfig, InvalidInput
+from llm_platform.idempotency import key_digest, key_reused
 from llm_platform.reporting import ListReporter
 from llm_platform.settings import Settings
 from llm_platform.specs import Format
@@ -44,19 +45,28 @@ class Upload:
     format: str | None
 
 
-def ingest(upload: Upload, settings: Settings, database: Database, storage: Storage, owner: str | None = None) -> DatasetUploaded:
+def ingest(
+    upload: Upload, settings: Settings, database: Database, storage: Storage, owner: str | None = None, key: str | None = None
+) -> DatasetUploaded:
     """Reads, profiles and stores a dataset; it exists when this returns, and nothing of it does when this raises.
 
-    Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it says it is or cannot be read,
-    StorageError if it cannot be stored.
+    An idempotency `key` of the client's makes one dataset of the same file, however often and at once it comes; Conflict is raised
+    if the key came with another file. Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it
+    says it is or cannot be read, StorageError if it cannot be stored.
     """
+    digest = None if key is None else key_digest(owner, key)
+    known = None if digest is None else database.dataset_of_key(digest)
+    if known is not None:
+        return _same(known, upload)
     try:
-        return _ingest(upload, settings, database, storage, owner)
+        return _ingest(upload, settings, database, storage, owner, digest)
     finally:
         _give_memory_back()
 
 
-def _ingest(upload: Upload, settings: Settings, database: Database, storage: Storage, owner: str | None) -> DatasetUploaded:
+def _ingest(
+    upload: Upload, settings: Settings, database: Database, storage: Storage, owner: str | None, key: str | None
+) -> DatasetUploaded:
     from llm_platform.data.profile import Profiler, preview
     from llm_platform.data.read import detect_format, to_parquet
 
@@ -72,7 +82,8 @@ def _ingest(upload: Upload, settings: Settings, database: Database, storage: Sto
     try:
         stored = storage.put_file(upload.path, f"{home}/{storage_key(name)}", move=True, sha256=upload.sha256)
         kept = storage.put_file(table, f"{home}/{TABLE}", move=True)
-        database.add_dataset(
+        made = database.add_dataset(
+            key=key,
             dataset_id=dataset_id,
             filename=name,
             format=seen,
@@ -86,8 +97,23 @@ def _ingest(upload: Upload, settings: Settings, database: Database, storage: Sto
     except BaseException:
         storage.delete(home)
         raise
+    if made != dataset_id:  # the same request was faster elsewhere
+        storage.delete(home)
+        return _same(database.dataset_of_key(key or ""), upload)
     return DatasetUploaded(
         dataset_id=dataset_id, filename=name, size_bytes=upload.size_bytes, s3_path=stored.address, analysis=found.analysis
+    )
+
+
+def _same(row: RowMapping | None, upload: Upload) -> DatasetUploaded:
+    """The answer that the upload of this dataset got. Raises Conflict if it was of another file."""
+    if row is None or row["sha256"] != upload.sha256 or row["filename"] != display_name(upload.filename):
+        raise key_reused("file", "file")
+    if known_format(upload.format) not in (None, row["format"]):
+        raise key_reused("format", "file")
+    analysis = row["profile"]["analysis"]
+    return DatasetUploaded(
+        dataset_id=row["dataset_id"], filename=row["filename"], size_bytes=row["size_bytes"], s3_path=row["s3_path"], analysis=analysis
     )
 
 

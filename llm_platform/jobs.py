@@ -18,13 +18,15 @@ from typing import Any, Protocol
 
 from sqlalchemy.engine import RowMapping
 
+from llm_platform import signals
 from llm_platform.acceptance import Checks
 from llm_platform.database import FINAL, Database
 from llm_platform.errors import Conflict, NotFound
+from llm_platform.idempotency import key_digest, key_reused
 from llm_platform.keys import Caller
 from llm_platform.runlog import append, line
 from llm_platform.settings import Settings
-from llm_platform.specs import Pipeline, parse_job_request
+from llm_platform.specs import AgentClass, Pipeline, parse_job_request
 from llm_platform.specs.resources import ErrorBody, Job, JobCancelled, JobCreated, JobResult, JobStatus, Progress
 from llm_platform.storage import Storage
 
@@ -70,9 +72,9 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage, 
     that is known to fail, and Conflict if the run id already stands for another pipeline.
     """
     pipeline = parse_job_request(body)
-    keyed = key is not None and pipeline.config.run_id is None
+    keyed = key if pipeline.config.run_id is None else None
     if keyed:
-        pipeline = _with_run_id(pipeline, hashlib.sha256(json.dumps([caller.owner, key]).encode()).hexdigest()[:16])
+        pipeline = _with_run_id(pipeline, key_digest(caller.owner, keyed)[:16])
     known = database.submission(pipeline.config.run_id) if pipeline.config.run_id else None
     if known is None:
         Checks(pipeline, settings, database, storage, caller).run()
@@ -85,7 +87,7 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage, 
         row, _ = database.accept(run_id, dagster_run_id=dagster_run_id(run_id), digest=digest, pipeline=config, owner=caller.owner)
     if row["digest"] != digest or not caller.may_see(row["owner"]):
         if keyed:
-            raise Conflict("This Idempotency-Key was used for another pipeline; a key stands for one body", field="Idempotency-Key")
+            raise key_reused("pipeline", "body")
         raise Conflict(f"Run id '{run_id}' is taken by another pipeline; choose another, or leave it out", run_id=run_id)
     # Asked again, the answer is the same as long as the job goes on; of one that ended, its end is what a client must know.
     status = row["status"] if row["status"] in FINAL else "pending"
@@ -131,30 +133,59 @@ def _copy(database: Database, row: RowMapping, state: RunState | None) -> bool:
     elif state.status in FINAL:
         database.finish(run_id, dagster_id, state.status, started_at=state.started_at, ended_at=state.ended_at)
     elif state.status != row["status"]:
-        database.update_submission(run_id, only_open=True, status=state.status, started_at=state.started_at)
+        database.update_submission(run_id, only_open=True, of_run=dagster_id, status=state.status, started_at=state.started_at)
     else:
         return False
     return True
 
 
-def cancel(run_id: str, database: Database, runs: Runs | None) -> JobCancelled:
+def cancel(run_id: str, database: Database, runs: Runs | None, *, keep: bool = False) -> JobCancelled:
     """Stops a job. One that is not yet a Dagster run never becomes one. Raises NotFound, or Conflict if it has ended.
 
+    With `keep` a training that runs ends after its step, keeps what it has as a model, and the run worker then ends the run; where
+    none runs the job is stopped at once. Asked again without `keep`, nobody waits for that any more.
     What cannot be stopped now (the orchestrator is starting or failing) is remembered and done by `finish_cancels`.
     """
     row = database.submission(run_id)
     if row is None:
         raise NotFound(f"There is no job '{job_id(run_id)}'", job_id=job_id(run_id))
     if row["attempts"] == 0 and database.withdraw(run_id):
-        return JobCancelled(job_id=job_id(run_id), status="cancelled")
+        return _cancelled(database, run_id, keep)
     (row,) = refresh(database, runs, [database.submission(run_id) or row])
+    if keep and row["status"] not in FINAL and (running := signals.ask_to_keep(database, run_id)):
+        if not row["keep_requested"]:  # a request that is repeated is one request
+            names = ", ".join(running)
+            append(database, run_id, [line("INFO", f"Asked to stop and keep: {names} ends after its current step, and the job with it")])
+        return JobCancelled(job_id=job_id(run_id), status="cancelled", keeps=[*_trained(database, run_id), *running])
     if not database.update_submission(run_id, only_open=True, cancel_requested=True):
         status = (database.submission(run_id) or row)["status"]
         if status != "cancelled":
             raise Conflict(f"Job '{job_id(run_id)}' has {status}; only a job that has not ended can be cancelled", status=status)
     elif runs is not None:
         _stop(database, runs, database.submission(run_id) or row)
-    return JobCancelled(job_id=job_id(run_id), status="cancelled")
+    return _cancelled(database, run_id, keep)
+
+
+def _cancelled(database: Database, run_id: str, keep: bool) -> JobCancelled:
+    """The answer for a job in which no training runs that could keep anything."""
+    if not keep:
+        return JobCancelled(job_id=job_id(run_id), status="cancelled")
+    kept = _trained(database, run_id)
+    if not kept:
+        append(database, run_id, [line("WARN", "Cancelled without a training that runs: there was nothing to keep")])
+    return JobCancelled(job_id=job_id(run_id), status="cancelled", keeps=kept)
+
+
+def _trained(database: Database, run_id: str) -> list[str]:
+    """The training nodes whose models are there."""
+    trained = (AgentClass.TRAINING.value, "completed")
+    return [node["agent_name"] for node in database.nodes([run_id])[run_id] if (node["agent_class"], node["status"]) == trained]
+
+
+def checkpoint(run_id: str, database: Database) -> None:
+    """Asks the training that runs to write a checkpoint after its current step. Raises Conflict where none runs."""
+    if not signals.ask_for_checkpoint(database, run_id):
+        raise Conflict(f"No training of job '{job_id(run_id)}' runs now, so there is nothing to write a checkpoint of")
 
 
 def retry(row: RowMapping, database: Database) -> JobCreated:

@@ -20,7 +20,7 @@ from llm_platform.specs.keys import Key, KeyCreated, KeyRequest, Scope
 from llm_platform.tables import keys
 
 PREFIX = "llmp"
-_RANKS: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
+RANKS: dict[Scope, int] = {"read": 0, "write": 1, "admin": 2}
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Caller:
 
     owner: str | None = None
     scope: Scope = "admin"
+    key_id: str | None = None
 
     @property
     def sees(self) -> str | None:
@@ -41,7 +42,7 @@ class Caller:
 
     def need(self, scope: Scope) -> None:
         """Raises Forbidden if the key has a lesser scope."""
-        if _RANKS[self.scope] < _RANKS[scope]:
+        if RANKS[self.scope] < RANKS[scope]:
             raise Forbidden(f"This needs a key of scope '{scope}'; this key's is '{self.scope}'", needed=scope, scope=self.scope)
 
 
@@ -92,7 +93,7 @@ def caller(key: str, database: Database) -> Caller:
         row = connection.execute(sa.select(keys).where(keys.c.digest == _digest(key))).mappings().one_or_none()
     if row is None or row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= now()):
         raise Unauthorized("This API key is not valid: it is unknown, expired or revoked")
-    return Caller(row["owner"], row["scope"])
+    return Caller(row["owner"], row["scope"], row["key_id"])
 
 
 def state(key: Key) -> str:

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -70,11 +71,40 @@ def _harmless(value: Any) -> Any:
     return _text(str(value))
 
 
-def read(database: Database, run_id: str, *, after: int = 0, limit: int = 1000) -> list[tuple[int, Line]]:
+@dataclass(frozen=True)
+class LineFilter:
+    """Which lines a reader wants: of these levels, and of these agents, by class or by the node's name; an empty set means all."""
+
+    levels: frozenset[str] = frozenset()
+    agents: frozenset[str] = frozenset()
+
+    def takes(self, level: str, agent: str | None, agent_name: str | None) -> bool:
+        return (not self.levels or level in self.levels) and (not self.agents or agent in self.agents or agent_name in self.agents)
+
+    def where(self) -> sa.ColumnElement[bool]:
+        """The same in SQL."""
+        agents = sa.or_(log_lines.c.agent.in_(self.agents), log_lines.c.agent_name.in_(self.agents)) if self.agents else sa.true()
+        return sa.and_(log_lines.c.level.in_(self.levels) if self.levels else sa.true(), agents)
+
+
+ALL = LineFilter()
+
+
+def read(database: Database, run_id: str, *, after: int = 0, limit: int = 1000, only: LineFilter = ALL) -> list[tuple[int, Line]]:
     """Lines behind `after`, in order, as (seq, public line)."""
-    query = sa.select(log_lines).where(log_lines.c.run_id == run_id, log_lines.c.seq > after).order_by(log_lines.c.seq).limit(limit)
+    query = sa.select(log_lines).where(log_lines.c.run_id == run_id, log_lines.c.seq > after, only.where())
+    query = query.order_by(log_lines.c.seq).limit(limit)
     with database.read() as connection:
         return [(row["seq"], _public(dict(row))) for row in connection.execute(query).mappings()]
+
+
+def count(database: Database, run_id: str, only: LineFilter = ALL) -> int:
+    """How many lines of a run a reader wants."""
+    if only == ALL:
+        return last_seq(database, run_id)
+    query = sa.select(sa.func.count()).select_from(log_lines).where(log_lines.c.run_id == run_id, only.where())
+    with database.read() as connection:
+        return connection.execute(query).scalar_one()
 
 
 def last_seq(database: Database, run_id: str) -> int:

@@ -188,16 +188,18 @@ def test_lists(database: Database) -> None:
     assert database.nodes(["r1", "r2"]) == {"r1": [], "r2": []} and database.models_of([]) == {}
 
 
-def test_replacing_the_models(database: Database) -> None:
+def test_models_are_put_and_deleted(database: Database) -> None:
     def model(name: str) -> dict[str, Any]:
         return {"model_id": name, "run_id": "r", "model_name": "m", "base_model": "b", "metrics": {}, "exports": {}, "created_at": now()}
 
     database.put_model(**model("a"))
     database.put_model(**{**model("a"), "metrics": {"f1": 1.0}})
     assert (database.model("a") or {})["metrics"] == {"f1": 1.0}
-    database.replace_models([model("b"), model("c")])
+    for name in ("b", "c"):
+        database.put_model(**model(name))
+    database.delete_models(["a"])
     assert database.models_of(["r"]) == {"r": ["b", "c"]} and database.list_models(1, 0, "b")[1] == 2
-    database.replace_models([])
+    database.delete_models(["b", "c"])
     assert database.list_models(1, 0) == ([], 0)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import CallerDep, DatasetRow, PageDep, PreviewLimit, ServicesDep, UploadSlot
+from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PreviewLimit, ServicesDep, UploadSlot
 from api.multipart import received
 from llm_platform import datasets
 from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview, Profile
@@ -26,16 +26,26 @@ _FORM = {
 
 
 @router.post("/upload", openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}})
-async def upload(request: Request, response: Response, services: ServicesDep, caller: CallerDep, _slot: UploadSlot) -> DatasetUploaded:
+async def upload(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    caller: CallerDep,
+    audit: Audit,
+    _slot: UploadSlot,
+    key: IdempotencyKey = None,
+) -> DatasetUploaded:
     """Uploads a dataset file, as the form field `file`. The header `Server-Timing` says how long receiving it, hashed and down
-    to the disk, and reading it took."""
+    to the disk, and reading it took. The same file with the same `Idempotency-Key` is one dataset, however often it is sent."""
     settings = services.settings
     started = perf_counter()
     async with received(request, settings.work / "uploads", settings.max_upload_bytes) as file:
         arrived = perf_counter()
-        arguments = (file, settings, services.database, services.storage, caller.owner)
+        services.metrics.upload_bytes.inc(file.size_bytes)
+        arguments = (file, settings, services.database, services.storage, caller.owner, key)
         made = await to_thread.run_sync(datasets.ingest, *arguments, limiter=services.conversions)
     response.headers["Server-Timing"] = f"receive;dur={1000 * (arrived - started):.1f}, read;dur={1000 * (perf_counter() - arrived):.1f}"
+    await to_thread.run_sync(audit, "dataset.upload", made.dataset_id)
     services.kick()
     return made
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path
 
-from api.deps import JsonBody, PageDep, ServicesDep, admin
+from api.deps import Audit, JsonBody, PageDep, ServicesDep, admin
 from llm_platform import keys
 from llm_platform.specs.keys import Key, KeyCreated, KeyRequest
 from llm_platform.specs.resources import Page
@@ -18,9 +18,11 @@ _BODY = {"required": True, "content": {"application/json": {"schema": {"$ref": f
 
 
 @router.post("", openapi_extra={"requestBody": _BODY})
-def create(body: JsonBody, services: ServicesDep) -> KeyCreated:
+def create(body: JsonBody, services: ServicesDep, audit: Audit) -> KeyCreated:
     """Makes a key for a user. The answer is the only place where the key itself ever appears."""
-    return keys.create(keys.parse_request(body), services.database)
+    made = keys.create(keys.parse_request(body), services.database)
+    audit("key.create", made.key_id)
+    return made
 
 
 @router.get("")
@@ -31,6 +33,8 @@ def list_keys(services: ServicesDep, page: PageDep) -> Page[Key]:
 
 
 @router.delete("/{key_id}")
-def revoke(key_id: Annotated[str, Path()], services: ServicesDep) -> Key:
+def revoke(key_id: Annotated[str, Path()], services: ServicesDep, audit: Audit) -> Key:
     """Ends a key, at once and for good."""
-    return keys.revoke(key_id, services.database)
+    revoked = keys.revoke(key_id, services.database)
+    audit("key.revoke", key_id)
+    return revoked

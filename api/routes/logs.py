@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from api.deps import HistoryCursor, HistoryLimit, LoggedRun, ServicesDep, StreamCursor
+from api.deps import HistoryCursor, HistoryLimit, LineFilterDep, LoggedRun, ServicesDep, StreamCursor
 from llm_platform import runlog
 from llm_platform.specs.resources import LogHistory
 
@@ -17,17 +17,18 @@ _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 
 
 @router.get("/stream/{run_id}", response_class=Response, responses=_EVENTS)
-async def stream(request: Request, run_id: LoggedRun, cursor: StreamCursor, services: ServicesDep) -> Response:
+async def stream(request: Request, run_id: LoggedRun, cursor: StreamCursor, only: LineFilterDep, services: ServicesDep) -> Response:
     """The run's log as Server-Sent Events, from its first line, or from behind `Last-Event-ID`, until the job has ended."""
     client = request.client.host if request.client else "unknown"
-    return services.streams.open(run_id, client, cursor)
+    return services.streams.open(run_id, client, cursor, only)
 
 
 @router.get("/history/{run_id}", response_model=LogHistory)
-def history(run_id: LoggedRun, cursor: HistoryCursor, services: ServicesDep, limit: HistoryLimit = 100) -> Response:
-    """The run's log from its first line, or from behind `after`."""
-    lines = runlog.read(services.database, run_id, after=cursor, limit=limit)
-    total = runlog.last_seq(services.database, run_id)
-    following = f"{run_id}:{lines[-1][0]}" if lines and lines[-1][0] < total else None
+def history(run_id: LoggedRun, cursor: HistoryCursor, only: LineFilterDep, services: ServicesDep, limit: HistoryLimit = 100) -> Response:
+    """The run's log from its first line, or from behind `after`; `total` is of the lines that are asked for."""
+    found = runlog.read(services.database, run_id, after=cursor, limit=limit + 1, only=only)
+    lines = found[:limit]
+    total = runlog.count(services.database, run_id, only)
+    following = f"{run_id}:{lines[-1][0]}" if len(found) > limit else None
     # Answered as it was written, so that a line is the same here and in a stream.
     return JSONResponse({"run_id": run_id, "logs": [line for _, line in lines], "total": total, "next_cursor": following})

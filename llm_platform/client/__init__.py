@@ -14,6 +14,7 @@ from llm_platform.client.datasets import Datasets
 from llm_platform.client.jobs import Job, Jobs
 from llm_platform.client.logs import LogLine, Logs
 from llm_platform.client.models import Model, Models
+from llm_platform.client.notebooks import Notebooks
 from llm_platform.client.pages import Page
 
-__all__ = ["Client", "Datasets", "Job", "Jobs", "LogLine", "Logs", "Model", "Models", "Page"]
+__all__ = ["Client", "Datasets", "Job", "Jobs", "LogLine", "Logs", "Model", "Models", "Notebooks", "Page"]

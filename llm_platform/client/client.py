@@ -10,6 +10,7 @@ from llm_platform.client.datasets import Datasets
 from llm_platform.client.jobs import Jobs
 from llm_platform.client.logs import Logs
 from llm_platform.client.models import Models
+from llm_platform.client.notebooks import Notebooks
 from llm_platform.client.transport import Transport, parse
 from llm_platform.specs.preflight import Preflight
 from llm_platform.specs.resources import Health
@@ -37,6 +38,7 @@ class Client:
         self.jobs = Jobs(self._transport)
         self.logs = Logs(self._transport)
         self.models = Models(self._transport)
+        self.notebooks = Notebooks(self._transport)
 
     @property
     def base_url(self) -> str:

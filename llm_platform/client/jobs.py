@@ -9,10 +9,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
+from llm_platform.client.notebooks import Notebooks
 from llm_platform.client.pages import Page
 from llm_platform.client.transport import Transport, parse
 from llm_platform.errors import PlatformError, from_body
 from llm_platform.specs import resources
+from llm_platform.specs.notebooks import JobNotebook
 from llm_platform.specs.resources import JobCancelled, JobCreated, JobResult, JobStatus, Progress
 
 FINAL: tuple[JobStatus, ...] = ("completed", "failed", "cancelled")
@@ -122,13 +124,21 @@ class Jobs:
         jobs = [Job(self._transport, item) for item in page.items]
         return Page(jobs, page.total, page.limit, page.offset, page.has_more)
 
-    def cancel(self, job: Job | str) -> JobCancelled:
-        """Asks a job to stop. Raises Conflict when it had already completed or failed."""
-        return parse(JobCancelled, self._transport.request("DELETE", _path(_id(job)), repeat=True))
+    def cancel(self, job: Job | str, *, keep: bool = False) -> JobCancelled:
+        """Asks a job to stop. Raises Conflict when it had already completed or failed.
+
+        With `keep` a training that runs leaves a model of what it has learned so far; `keeps` of the answer names its node.
+        """
+        params = {"keep": "true"} if keep else {}
+        return parse(JobCancelled, self._transport.request("DELETE", _path(_id(job)), params=params, repeat=True))
 
     def retry(self, job: Job | str) -> Job:
         """Tries a failed or cancelled job again; nodes that had finished are reused. Raises Conflict for any other job."""
         return Job(self._transport, parse(JobCreated, self._transport.request("POST", f"{_path(_id(job))}/retry")))
+
+    def notebooks(self, job: Job | str, *, limit: int = 20, offset: int = 0) -> Page[JobNotebook]:
+        """The notebooks of a job (or of a run, by its id) that have started; `client.notebooks.download` fetches one."""
+        return Notebooks(self._transport).of_job(_id(job), limit=limit, offset=offset)
 
     def wait(self, job: Job | str, *, timeout: float | None = None, on_update: Callable[[Job], None] | None = None) -> Job:
         """The job when it has ended, whichever way: look at its `status` and `error`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from llm_platform.client.transport import Transport, parse
 from llm_platform.errors import NotFound
 from llm_platform.specs import resources
 from llm_platform.specs.comparison import Comparison
-from llm_platform.specs.resources import ModelList, ModelSummary
+from llm_platform.specs.resources import ModelFiles, ModelList, ModelSummary
 
 Format = Literal["adapter", "merged", "gguf"]
 
@@ -46,9 +46,27 @@ class Models:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def list(self, *, limit: int = 20, offset: int = 0, base_model: str | None = None) -> Page[ModelSummary]:
-        """Newest first."""
-        params: dict[str, Any] = {"limit": limit, "offset": offset} | ({} if base_model is None else {"base_model": base_model})
+    def list(
+        self,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        base_model: str | None = None,
+        name: str | None = None,
+        alias: str | None = None,
+        min_metric: Mapping[str, float] | None = None,
+        max_metric: Mapping[str, float] | None = None,
+        sort: str | None = None,
+    ) -> Page[ModelSummary]:
+        """Models for which every filter holds, newest first.
+
+        `min_metric={"exact_match": 0.8}` asks for at least that, `max_metric` for at most. `sort` is `created_at`, `name` or a metric,
+        with `-` before it from high to low. Raises InvalidInput for a metric that no model has.
+        """
+        thresholds = {"min_metric": min_metric, "max_metric": max_metric}
+        given: dict[str, Any] = {"base_model": base_model, "name": name, "alias": alias, "sort": sort}
+        given |= {field: [f"{metric}:{value}" for metric, value in (known or {}).items()] for field, known in thresholds.items()}
+        params = {"limit": limit, "offset": offset} | {field: value for field, value in given.items() if value is not None}
         page = parse(ModelList, self._transport.request("GET", "/models", params=params))
         return Page(page.models, page.total, page.limit, page.offset, page.has_more)
 
@@ -68,6 +86,10 @@ class Models:
     def card(self, model_id: str) -> str:
         """The model card, as Markdown."""
         return self._transport.request("GET", f"{_path(model_id)}/card").text
+
+    def files(self, model_id: str, *, format: Format = "adapter") -> ModelFiles:
+        """The files of an export, each with its digest and, where the platform stores in an S3, an address to fetch it from directly."""
+        return parse(ModelFiles, self._transport.request("GET", f"{_path(model_id)}/files", params={"format": format}))
 
     def download(self, model_id: str, *, format: Format = "adapter", path: str | Path = ".") -> Path:
         """Streams an export to `path` and returns where it lies.

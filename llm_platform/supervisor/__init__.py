@@ -8,5 +8,7 @@ sweep.py       finds and ends every process of an instance by a marker in its en
 guardian.py    a tiny process that sweeps when the supervisor itself was killed
 leash.py       replaces itself by a command that ends when its parent does
 serve.py       runs the API on a listening socket that the supervisor holds
+http.py        uvicorn's HTTP protocol, for serve.py: bounded heads, larger pieces of a body
+sockets.py     uvicorn's WebSockets, for serve.py
 view.py        what a person sees in the terminal
 """

@@ -68,7 +68,8 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     api = Service(
         "api",
         (python, "-m", "llm_platform.supervisor.serve", str(listener.fileno()), "api.main:create_app"),
-        environment=few_arenas,
+        # Polars has an allocator of its own, which would keep what reading an upload took.
+        environment={**few_arenas, "_RJEM_MALLOC_CONF": "dirty_decay_ms:0,muzzy_decay_ms:0"},
         url=api_url,
         probe=f"{api_url}/health",
         pass_fds=(listener.fileno(),),

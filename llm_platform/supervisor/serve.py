@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import socket
 import sys
+from typing import Any, cast
 
 import uvicorn
+
+from llm_platform.supervisor.http import HttpReceiver
+from llm_platform.supervisor.sockets import MAX_SIZE, SocketProtocol
 
 
 def main() -> None:
@@ -17,6 +21,9 @@ def main() -> None:
     config = uvicorn.Config(
         factory,
         factory=True,
+        http=cast(Any, HttpReceiver),  # uvicorn knows no buffered protocols; the event loop does
+        ws=SocketProtocol,
+        ws_max_size=MAX_SIZE,
         access_log=False,
         # By default it believes X-Forwarded-For from loopback: any local client could then pass for many.
         proxy_headers=False,

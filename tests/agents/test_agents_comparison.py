@@ -13,6 +13,8 @@ from llm_platform.agents import Node, Platform, run_node
 from llm_platform.comparisons import compare_models
 from llm_platform.errors import InvalidConfig
 from llm_platform.models import registered
+from llm_platform.registry import card
+from llm_platform.registry.charts import charts_of
 from llm_platform.reporting import ListReporter
 from llm_platform.specs.comparison import Comparison, Promotion
 from llm_platform.specs.results import NodeResult
@@ -63,6 +65,11 @@ def test_first_the_gate_then_the_champion(platform: Platform) -> None:
     assert made.data["best"] == "model_r.good" and made.model_ids == ["model_r.poor", "model_r.good"]
     assert made.metrics["promoted"] == 1 and made.metrics["gain"] == promotion.gain
     assert any("'model_r.good' is the champion now" in text for _, text, _ in reporter.lines)
+
+    chosen = registered("model_r.good", platform.registry)
+    text = card(chosen, charts_of(chosen, platform.registry))
+    assert "`model_r.good` passed the gate and became the champion" in text and text.count("data:image/png") == 3
+    assert (platform.database.model("model_r.good") or {})["aliases"] == {"champion": True}
 
     comparison = Comparison.model_validate(made.data["comparison"])
     base = comparison.models[0].model_id

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import uvicorn
@@ -23,6 +23,8 @@ from api.services import Services
 from llm_platform.database import Database
 from llm_platform.settings import Settings
 from llm_platform.specs import Pipeline
+from llm_platform.supervisor.http import HttpReceiver
+from llm_platform.supervisor.sockets import MAX_SIZE, SocketProtocol
 
 CSV = b"question,answer\n" + b"".join(b"What is %d plus 1?,%d\n" % (i, i + 1) for i in range(30))
 
@@ -167,7 +169,10 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10) -> None:
 def serving(settings: Settings, orchestrator: Orchestrator | None) -> Iterator[tuple[FastAPI, int]]:
     """An API on a free port, in a thread."""
     app = create_app(settings, orchestrator)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, http=cast(Any, HttpReceiver), ws=SocketProtocol, ws_max_size=MAX_SIZE,
+        log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

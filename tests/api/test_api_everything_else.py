@@ -14,7 +14,6 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from api import errors
-from api.middleware import RequestMiddleware
 from llm_platform.errors import PlatformError, error_classes
 from tests.api.api_harness import Api, Start, wait_until
 from tests.servers import redis_server
@@ -62,16 +61,12 @@ def test_the_specifications_codes() -> None:
     }
 
 
-def test_what_nobody_foresaw_says_nothing() -> None:
-    app = FastAPI()
-    app.add_middleware(RequestMiddleware)
-    errors.install(app)
-
-    @app.get("/")
+def test_what_nobody_foresaw_says_nothing(api: Api) -> None:
     def fail() -> None:
         raise RuntimeError("the secret of /home/somebody")
 
-    answer = TestClient(app).get("/", headers={"X-Request-Id": "mine-1"})
+    api.app.add_api_route("/api/v1/fails", fail)
+    answer = api.client.get("/fails", headers={"X-Request-Id": "mine-1"})
     assert answer.status_code == 500 and answer.headers["x-request-id"] == "mine-1"
     assert answer.json() == {
         "error": "INTERNAL_ERROR",

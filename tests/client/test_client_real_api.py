@@ -99,6 +99,8 @@ def test_a_job_is_cancelled(client: Client, csv: Path) -> None:
     assert client.jobs.wait(job, timeout=30).status == "cancelled"
     with pytest.raises(NotFound, match="no model"):
         client.models.get(job.model_id)
+    other = client.jobs.create(pipeline(client.datasets.upload(csv).dataset_id))
+    assert client.jobs.cancel(other, keep=True).keeps == [], "no training runs"
 
 
 def test_mistakes_come_back_as_exceptions_with_all_that_was_found(client: Client) -> None:

@@ -10,7 +10,7 @@
 export { LLMPlatformClient, type ClientOptions } from "./client.js";
 export type { Datasets, UploadOptions } from "./datasets.js";
 export * from "./errors.js";
-export { Job, type Jobs, type WaitOptions } from "./jobs.js";
+export { type CancelOptions, Job, type Jobs, type WaitOptions } from "./jobs.js";
 export { LogEvent, LogStream, type Logs, type StreamOptions } from "./logs.js";
 export { Model, type Download, type DownloadOptions, type ExportFormat, type Models } from "./models.js";
 export { Listing, type Page } from "./pages.js";

@@ -22,6 +22,11 @@ export interface WaitOptions extends CallOptions {
   onProgress?: (job: Job) => void;
 }
 
+export interface CancelOptions extends CallOptions {
+  /** Stop and keep: a training that runs leaves a model of what it has learned so far; `keeps` of the answer names its node. */
+  keep?: boolean;
+}
+
 /** A job as it was when the platform was last asked; `refresh()` asks again. */
 export class Job {
   jobId!: string;
@@ -63,7 +68,7 @@ export class Job {
   }
 
   /** See `Jobs.cancel`. */
-  cancel(options: CallOptions = {}): Promise<JobCancelled> {
+  cancel(options: CancelOptions = {}): Promise<JobCancelled> {
     return this.#jobs.cancel(this, options);
   }
 }
@@ -103,8 +108,9 @@ export class Jobs {
   }
 
   /** Asks a job to stop. Throws Conflict when it had already completed or failed. */
-  async cancel(job: Job | string, { signal }: CallOptions = {}): Promise<JobCancelled> {
-    return this.#transport.json<Schemas["JobCancelled"]>({ method: "DELETE", path: path(idOf(job)), repeat: true, signal });
+  async cancel(job: Job | string, { keep = false, signal }: CancelOptions = {}): Promise<JobCancelled> {
+    const query = keep ? { keep: "true" } : {};
+    return this.#transport.json<Schemas["JobCancelled"]>({ method: "DELETE", path: path(idOf(job)), query, repeat: true, signal });
   }
 
   /** Tries a failed or cancelled job again; nodes that had finished are reused. Throws Conflict for any other job. */

@@ -54,6 +54,14 @@ test("what the platform refuses is not repeated", async (context) => {
   assert.equal(seen.length, 1);
 });
 
+test("a job is stopped and kept", async (context) => {
+  const { baseUrl, seen } = await serve(context, json({ job_id: "job_a", status: "cancelled", keeps: ["training"] }));
+  const { jobs } = new LLMPlatformClient({ baseUrl });
+  assert.deepEqual(await jobs.cancel("job_a", { keep: true }), { jobId: "job_a", status: "cancelled", keeps: ["training"] });
+  await jobs.cancel("job_a");
+  assert.deepEqual(seen.map((call) => call.url), ["/api/v1/jobs/job_a?keep=true", "/api/v1/jobs/job_a"]);
+});
+
 test("a submission is repeated under one run id", async (context) => {
   const { baseUrl, seen } = await serve(context, lost, busy, json(CREATED));
   const pipeline = { nodes: [{ agentName: "d", agentClass: "DatasetAgent", config: { filePath: 1, template_mapping: { aB: "c" } } }] };

@@ -1,0 +1,102 @@
+"""Uvicorn's HTTP protocol with a bound on what comes before a request's body, and the platform's error body for what is not HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from llm_platform.errors import InvalidInput
+
+HEAD_BYTES = 64 * 1024
+"""The request line and all headers together; tokens of identity providers have some thousand."""
+HEADERS = 200
+RECEIVE_BYTES = 2**20
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Refuses a head that is too large while it comes (431), so that no client can fill the memory with one."""
+
+    _in_head = False
+    _too_large = False
+    _received = 0
+    """Bytes that came after the first ones of a head: the parser keeps a header to itself until it is whole."""
+    _parsed = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self._too_large:
+            return
+        came_before = self._in_head
+        super().data_received(data)
+        if came_before and self._in_head:
+            self._received += len(data)
+            if self._received > HEAD_BYTES:
+                self._too_large = True
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        self._in_head, self._received, self._parsed = True, 0, 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._parsed += size
+        if self._parsed > HEAD_BYTES or len(self.headers) > HEADERS:
+            self._too_large = True
+            raise ValueError("the head is too large")  # the parser stops, and `send_400_response` is called
+
+    def send_400_response(self, msg: str) -> None:
+        status, message = 400, "This is not an HTTP request that can be understood"
+        if self._too_large:
+            status, message = 431, f"The request's headers are more than {HEADERS}, or longer than {HEAD_BYTES} bytes together"
+        error = InvalidInput(message, errors=[{"field": "headers", "agent": None, "message": message}])
+        body = json.dumps(error.body()).encode()
+        headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
+        self.transport.write(STATUS_LINE[status] + headers + body)
+        self.transport.close()
+
+
+class HttpReceiver(asyncio.BufferedProtocol):
+    """`HttpProtocol`, received into one buffer that all connections share: each is done with it before the next one reads.
+
+    The body of an upload comes in pieces four times as large as the event loop makes them, and is copied once less.
+    """
+
+    _buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._http = HttpProtocol(*arguments, **named)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._http.connection_made(cast(asyncio.Transport, transport))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._http.data_received(cast(bytes, self._buffer[:nbytes]))  # the parser copies what it keeps
+
+    def eof_received(self) -> None:
+        self._http.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._http.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._http.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._http.resume_writing()
