@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test test-all soak lint format bench bench-gpu sdk-types lock clean
+.PHONY: help setup demo up test test-all soak fuzz lint format bench bench-gpu sdk-types lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,13 +24,16 @@ up: $(STAMP)  ## Keep the platform running, until Ctrl-C: API on port 8000, Dags
 	@$(BIN)/llm-platform up
 
 test: $(STAMP)  ## Run the test suite.
-	@$(BIN)/python -m pytest -m 'not slow'
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: $(STAMP)  ## Run the test suite with what takes long.
 	@$(BIN)/python -m pytest
 
 soak: $(STAMP)  ## Kill trainings at random moments, so many as KILLS says (100).
 	@LLM_PLATFORM_TEST_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/training/test_training_kills.py
+
+fuzz: $(STAMP)  ## Send the API so many generated requests as REQUESTS says (10000).
+	@LLM_PLATFORM_TEST_FUZZ=$(or $(REQUESTS),10000) $(BIN)/python -m pytest -s tests/api/test_api_fuzz.py
 
 lint: $(STAMP)  ## Check style, formatting and types.
 	@$(BIN)/ruff check

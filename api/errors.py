@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -59,8 +60,16 @@ def _http_error(request: Request, error: HTTPException) -> Response:
     """What Starlette itself refuses: unknown paths and methods."""
     if error.status_code == HTTPStatus.NOT_FOUND:
         return error_response(NotFound("There is nothing at this path", path=request.url.path[:200]))
-    response = error_response(
-        InvalidInput(f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path[:200]}"), error.headers
-    )
+    headers = {"Allow": ", ".join(_methods(request))} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    response = error_response(InvalidInput(f"{HTTPStatus(error.status_code).phrase}: {request.method} {request.url.path[:200]}"), headers)
     response.status_code = error.status_code
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """What may be done at the request's path. Starlette itself names the methods of the first route that has this path only."""
+    path, paths = request.url.path, request.app.openapi()["paths"]
+    named = [template for template in paths if re.fullmatch(re.sub(r"{[^}]+}", "[^/]+", template), path)]
+    # A path without parameters goes before one with them.
+    found = path if path in paths else named[0] if named else None
+    return sorted(name.upper() for name in paths[found]) if found else ["GET"]

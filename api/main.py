@@ -16,7 +16,7 @@ from api import BASE, errors, openapi
 from api.guard import Guard
 from api.middleware import Cors, LastResort, RequestMiddleware, access
 from api.orchestration import Orchestrator
-from api.routes import audit, datasets, health, jobs, keys, logs, metrics, models, notebooks, preflight, ws
+from api.routes import audit, datasets, health, jobs, keys, logs, metrics, models, notebooks, preflight, usage, ws
 from api.services import Services
 from llm_platform import json_log
 from llm_platform.settings import Settings
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None, orchestrator: Orchestrator | No
 
     app = FastAPI(title="LLM platform", version=version("llm-platform"), lifespan=lifespan, redirect_slashes=False)
     api = APIRouter(prefix=BASE, responses=errors.RESPONSES)
-    for resource in (jobs, preflight, datasets, models, notebooks, logs, keys, audit, health):
+    for resource in (jobs, preflight, datasets, models, notebooks, logs, keys, audit, usage, health):
         api.include_router(resource.router)
     api.include_router(ws.router)
     app.include_router(api)

@@ -16,9 +16,12 @@ _METHODS = frozenset(HTTPMethod)
 
 
 class Metrics:
-    """The process's figures. `jobs` gives how many jobs are in each state, `queue` how many wait to be handed to Dagster."""
+    """The process's figures. `jobs` gives how many jobs are in each state, `queue` how many wait to be handed to Dagster, `free` the
+    free bytes of the home folder's disk."""
 
-    def __init__(self, open_streams: Callable[[], int], jobs: Callable[[], Mapping[str, int]], queue: Callable[[], int]) -> None:
+    def __init__(
+        self, open_streams: Callable[[], int], jobs: Callable[[], Mapping[str, int]], queue: Callable[[], int], free: Callable[[], int]
+    ) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "llm_platform_http_requests", "Requests that were answered.", ["method", "route", "status"], registry=self.registry
@@ -33,6 +36,8 @@ class Metrics:
         self.upload_bytes = Counter("llm_platform_upload_bytes", "Bytes of files that were received whole.", registry=self.registry)
         streams = Gauge("llm_platform_open_log_streams", "Log streams that are open.", registry=self.registry)
         streams.set_function(open_streams)
+        room = Gauge("llm_platform_disk_free_bytes", "Free bytes of the home folder's disk.", registry=self.registry)
+        room.set_function(free)
         self.registry.register(_Stored(jobs, queue))
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:

@@ -21,7 +21,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.body import bounded
 from llm_platform.datasets import Upload
-from llm_platform.errors import InvalidInput, PayloadTooLarge, StorageError
+from llm_platform.errors import InvalidInput, PayloadTooLarge, PlatformError, StorageError
 from llm_platform.storage.temporary import temporary
 
 if TYPE_CHECKING:
@@ -43,10 +43,11 @@ STALL_SECONDS = 60.0
 
 
 @asynccontextmanager
-async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[Upload]:
+async def received(request: Request, folder: Path, limit: int, refusal: PlatformError | None = None) -> AsyncIterator[Upload]:
     """The form's file, in a fresh folder below `folder` that is gone when the block ends.
 
-    Raises InvalidInput for what is not a form with one `file` and perhaps a `format`, PayloadTooLarge while streaming.
+    Raises InvalidInput for what is not a form with one `file` and perhaps a `format`, PayloadTooLarge while streaming, and
+    `refusal` in its place where one is given.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -59,6 +60,8 @@ async def received(request: Request, folder: Path, limit: int) -> AsyncIterator[
                 parser = MultipartParser(options[b"boundary"], form.callbacks(), max_header_size=MAX_HEADER_BYTES)
                 await _feed(request, limit + FORM_BYTES, parser, form)
                 await run_in_threadpool(form.finish)
+            except PayloadTooLarge as error:
+                raise refusal or error from None
             except FormParserError:
                 raise invalid("The body is not a well-formed multipart form, or one of its headers is too long", "body") from None
             except OSError as error:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from sqlalchemy.engine import RowMapping
 
+from llm_platform.errors import PlatformError
 from llm_platform.specs import Pipeline
 
 RunStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
@@ -22,6 +23,8 @@ class RunState:
     status: RunStatus
     started_at: datetime | None
     ended_at: datetime | None
+    error: PlatformError | None = None
+    """Why it failed, where that was not the fault of one of its nodes."""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,14 @@ from dagster import (
     TableRecord,
 )
 from dagster._core.definitions.selector import JobSubsetSelector
-from dagster._core.storage.tags import PARTITION_NAME_TAG
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG, PARTITION_NAME_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from filelock import FileLock
 from sqlalchemy.engine import RowMapping
 
 from api.orchestration import RunState, RunStatus, UiRun
+from llm_platform.errors import TrainingError
 from llm_platform.services import running_service
 from llm_platform.settings import Settings
 from llm_platform.specs import STAGES, Pipeline, run_config, stages
@@ -100,6 +101,8 @@ class DagsterOrchestrator:
         config = run_config(pipeline)
         self._instance.add_dynamic_partitions(RUN_ID_PARTITIONS, [run_id])
         tags = {**job.tags, RUN_ID_TAG: run_id, PARTITION_NAME_TAG: run_id}
+        if most := pipeline.config.global_config.max_runtime or self._settings.max_runtime:
+            tags[MAX_RUNTIME_SECONDS_TAG] = str(most)
         plan = location.get_execution_plan(job, config, step_keys_to_execute=None, known_state=None, instance=self._instance)
         snapshot = plan.execution_plan_snapshot
         return self._instance.create_run(
@@ -174,7 +177,13 @@ def _state(record: RunRecord) -> RunState:
     def at(seconds: float | None) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC) if seconds else None
 
-    return RunState(record.dagster_run.run_id, STATUSES[record.dagster_run.status], at(record.start_time), at(record.end_time))
+    run, status, error = record.dagster_run, STATUSES[record.dagster_run.status], None
+    most = float(run.tags.get(MAX_RUNTIME_SECONDS_TAG, "inf"))
+    # Dagster says that it failed; its worker, which ends a moment later, that it was cancelled.
+    if status in ("failed", "cancelled") and record.start_time and record.end_time and record.end_time - record.start_time > most:
+        status = "failed"
+        error = TrainingError(f"The job was stopped because it ran longer than its max_runtime of {most:g} s", max_runtime=most)
+    return RunState(run.run_id, status, at(record.start_time), at(record.end_time), error)
 
 
 def _utc(value: datetime) -> datetime:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from anyio import CapacityLimiter
 from sqlalchemy.engine import RowMapping
@@ -16,7 +17,7 @@ from api.orchestration import Orchestrator
 from api.rooms import Rooms
 from api.streams import Streams
 from api.submitter import Submitter
-from llm_platform import jobs, oidc
+from llm_platform import disk, jobs, oidc
 from llm_platform.database import Database
 from llm_platform.errors import ServiceUnavailable
 from llm_platform.health import HealthMonitor, mlflow_check, redis_check
@@ -46,7 +47,8 @@ class Services:
         self.rooms = Rooms(self.database)
         self.limits = RateLimits(settings)
         self.oidc = oidc.from_settings(settings)
-        self.metrics = Metrics(self.streams.open_streams, self.database.count_submissions, self.database.count_queued)
+        counts = self.database.count_submissions, self.database.count_queued
+        self.metrics = Metrics(self.streams.open_streams, *counts, partial(disk.free_bytes, settings))
         self.uploads = CapacityLimiter(MAX_UPLOADS)
         self.uploads_of: Counter[str] = Counter()
         self.conversions = CapacityLimiter(MAX_CONVERSIONS)
@@ -58,6 +60,7 @@ class Services:
             "dagster": self._check_dagster,
             "mlflow": mlflow_check(settings.resolved_mlflow_url, self.registry.check),
             "storage": self.storage.check,
+            "disk": partial(disk.check, settings) if settings.min_free_bytes else None,
         }
         self.health = HealthMonitor(checks)
         self._starter = threading.Thread(target=self._start, name="starter", daemon=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from dagster_project.config import stage_config
 from dagster_project.defs.partitions import RUN_ID_TAG, run_ids
@@ -147,6 +148,8 @@ def _adopt(context: dg.OpExecutionContext, platform: Platform) -> None:
         raise dg.Failure(f"'{run_id}' cannot be a run id: letters, digits, '-' and '_', at most 64 of them", allow_retries=False)
     if context.run.tags.get(RUN_ID_TAG) != run_id:
         context.instance.add_run_tags(context.run_id, {RUN_ID_TAG: run_id})
+    if platform.settings.max_runtime and MAX_RUNTIME_SECONDS_TAG not in context.run.tags:
+        context.instance.add_run_tags(context.run_id, {MAX_RUNTIME_SECONDS_TAG: str(platform.settings.max_runtime)})
     platform.database.adopt(run_id, dagster_run_id=context.run_id, created_at=now())
 
 

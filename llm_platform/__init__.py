@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from llm_platform.errors import PlatformError
 
 if TYPE_CHECKING:
-    from llm_platform.client import Client
+    from llm_platform.client import AsyncClient, Client
 
-__all__ = ["Client", "PlatformError"]
+__all__ = ["AsyncClient", "Client", "PlatformError"]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the SDK when it is first asked for: workers and the command line start without httpx."""
-    if name == "Client":
-        from llm_platform.client import Client
+    if name in ("AsyncClient", "Client"):
+        from llm_platform import client
 
-        return Client
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

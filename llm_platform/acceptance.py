@@ -53,6 +53,7 @@ class Checks:
 
     def run(self) -> None:
         """Raises the first thing that is wrong: InvalidConfig, or DatasetError where the data is what is wrong."""
+        self._max_runtime()
         for node in self._pipeline.nodes:
             match node.config:
                 case DatasetConfig():
@@ -79,6 +80,12 @@ class Checks:
                     self._notebook(node, node.config)
                 case _:
                     pass
+
+    def _max_runtime(self) -> None:
+        wanted, most = self._pipeline.config.global_config.max_runtime, self._settings.max_runtime
+        if wanted and most and wanted > most:
+            text = f"A job may run for {most} s here, not {wanted}; set max_runtime to at most {most}, or leave it out"
+            raise InvalidConfig(text, errors=[{"field": "global_config.max_runtime", "agent": None, "message": text}])
 
     def _dataset(self, node: NodeSpec, config: DatasetConfig) -> list[str] | None:
         """The columns that the node will hand on; None where only reading the file would tell."""

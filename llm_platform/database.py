@@ -7,7 +7,7 @@ Times are UTC. The state of a job is Dagster's to say; of it only the final stat
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,6 +24,14 @@ from llm_platform.tables import datasets, models, nodes, submissions, upload_key
 FINAL = ("completed", "failed", "cancelled")
 UNASKED: dict[str, Any] = {"cancel_requested": False, "keep_requested": None, "checkpoint_requested_at": None}
 """A submission whose new run nobody has asked for anything yet."""
+
+
+Check = Callable[[Connection], None]
+"""Called in the transaction, after the insertion; what it raises takes the insertion back."""
+
+
+def _no_check(_: Connection) -> None:
+    return
 
 
 def now() -> datetime:
@@ -85,13 +93,15 @@ class Database:
     # submissions
 
     def accept(
-        self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any], owner: str | None = None
+        self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any], owner: str | None = None, check: Check = _no_check
     ) -> tuple[RowMapping, bool]:
-        """Inserts a submission, or finds the one of that run id; (row, whether it is new)."""
+        """Inserts a submission, or finds the one of that run id; (row, whether it is new). One for which `check` raises is not kept."""
         row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="api", digest=digest, pipeline=pipeline)
         row |= dict(status="pending", cancel_requested=False, submitted=False, attempts=0, created_at=now(), owner=owner)
         with self.write() as connection:
             done = connection.execute(self._insert(submissions).values(row).on_conflict_do_nothing())
+            if done.rowcount == 1:
+                check(connection)
             found = connection.execute(sa.select(submissions).where(submissions.c.run_id == run_id)).mappings().one()
         return found, done.rowcount == 1
 
@@ -178,10 +188,10 @@ class Database:
                 connection.execute(
                     sa.update(nodes)
                     .where(nodes.c.run_id == run_id, nodes.c.status == "running")
-                    .values(status=status, ended_at=ended_at or now(), error=lost if status == "failed" else None)
+                    .values(status=status, ended_at=ended_at or now(), error=(error or lost) if status == "failed" else None)
                 )
 
-    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str) -> bool:
+    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str, check: Check = _no_check) -> bool:
         """Makes an ended job that did not complete a submission again, for a new Dagster run. True for one of several at once.
 
         Its nodes that did not complete wait again; those that did keep what they made.
@@ -194,6 +204,7 @@ class Database:
         with self.write() as connection:
             done = connection.execute(sa.update(submissions).where(ended, submissions.c.dagster_run_id == instead_of).values(**again))
             if done.rowcount == 1:
+                check(connection)
                 connection.execute(sa.update(nodes).where(undone).values(status="pending", result=None, error=None, ended_at=None))
             return done.rowcount == 1
 
@@ -300,7 +311,7 @@ class Database:
 
     # datasets
 
-    def add_dataset(self, *, key: str | None = None, **row: Any) -> str:
+    def add_dataset(self, *, key: str | None = None, check: Check = _no_check, **row: Any) -> str:
         """The id of the dataset: the row's, or that of an earlier one for which the same key (`idempotency.key_digest`) stands."""
         with self.write() as connection:
             if key is not None:
@@ -310,6 +321,7 @@ class Database:
                 if first != row["dataset_id"]:
                     return first
             connection.execute(sa.insert(datasets).values(**row, recorded=False, created_at=now()))
+            check(connection)
         return row["dataset_id"]
 
     def dataset_of_key(self, key: str) -> RowMapping | None:

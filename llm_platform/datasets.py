@@ -7,11 +7,13 @@ import re
 import secrets
 import unicodedata
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from sqlalchemy.engine import RowMapping
 
+from llm_platform import quotas
 from llm_platform.database import Database
 from llm_platform.errors import InvalidConfig, InvalidInput
 from llm_platform.idempotency import key_digest, key_reused
@@ -52,7 +54,7 @@ def ingest(
 
     An idempotency `key` of the client's makes one dataset of the same file, however often and at once it comes; Conflict is raised
     if the key came with another file. Raises InvalidInput for a format that there is not, DatasetError for a file that is not what it
-    says it is or cannot be read, StorageError if it cannot be stored.
+    says it is or cannot be read, StorageError if it cannot be stored, and Conflict above the owner's quota.
     """
     digest = None if key is None else key_digest(owner, key)
     known = None if digest is None else database.dataset_of_key(digest)
@@ -84,6 +86,7 @@ def _ingest(
         kept = storage.put_file(table, f"{home}/{TABLE}", move=True)
         made = database.add_dataset(
             key=key,
+            check=partial(quotas.check_bytes, owner=owner, settings=settings),
             dataset_id=dataset_id,
             filename=name,
             format=seen,

@@ -14,14 +14,15 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from sqlalchemy.engine import RowMapping
 
-from llm_platform import signals
+from llm_platform import disk, quotas, signals
 from llm_platform.acceptance import Checks
 from llm_platform.database import FINAL, Database
-from llm_platform.errors import Conflict, NotFound
+from llm_platform.errors import Conflict, NotFound, PlatformError
 from llm_platform.idempotency import key_digest, key_reused
 from llm_platform.keys import Caller
 from llm_platform.runlog import append, line
@@ -45,6 +46,8 @@ class RunState(Protocol):
     def started_at(self) -> datetime | None: ...
     @property
     def ended_at(self) -> datetime | None: ...
+    @property
+    def error(self) -> PlatformError | None: ...
 
 
 class Runs(Protocol):
@@ -69,7 +72,8 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage, 
 
     The same body under the same run id is the same job; an idempotency `key` of a client's choice stands for a run id, where
     the body has none. Raises InvalidInput, InvalidConfig or DatasetError with everything
-    that is known to fail, and Conflict if the run id already stands for another pipeline.
+    that is known to fail, Conflict if the run id already stands for another pipeline, RateLimited above the owner's quota,
+    and ServiceUnavailable where the disk is nearly full.
     """
     pipeline = parse_job_request(body)
     keyed = key if pipeline.config.run_id is None else None
@@ -77,6 +81,7 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage, 
         pipeline = _with_run_id(pipeline, key_digest(caller.owner, keyed)[:16])
     known = database.submission(pipeline.config.run_id) if pipeline.config.run_id else None
     if known is None:
+        disk.check(settings)
         Checks(pipeline, settings, database, storage, caller).run()
     if pipeline.config.run_id is None:
         pipeline = _with_run_id(pipeline, secrets.token_hex(8))
@@ -84,7 +89,8 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage, 
     row = known
     if row is None:
         config = pipeline.config.model_dump(mode="json")
-        row, _ = database.accept(run_id, dagster_run_id=dagster_run_id(run_id), digest=digest, pipeline=config, owner=caller.owner)
+        first, check = dagster_run_id(run_id), partial(quotas.check_jobs, owner=caller.owner, settings=settings)
+        row, _ = database.accept(run_id, dagster_run_id=first, digest=digest, pipeline=config, owner=caller.owner, check=check)
     if row["digest"] != digest or not caller.may_see(row["owner"]):
         if keyed:
             raise key_reused("pipeline", "body")
@@ -97,6 +103,8 @@ def accept(body: Any, settings: Settings, database: Database, storage: Storage, 
 def pipeline_digest(pipeline: Pipeline) -> str:
     """SHA-256 of the pipeline config without its run id, in canonical JSON."""
     config = pipeline.config.model_dump(mode="json", exclude={"run_id"})
+    if config["global_config"]["max_runtime"] is None:  # jobs of versions that did not know it keep their digest
+        del config["global_config"]["max_runtime"]
     return hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -131,7 +139,8 @@ def _copy(database: Database, row: RowMapping, state: RunState | None) -> bool:
         error = ErrorBody(error="INTERNAL_ERROR", message="The Dagster run of this job was deleted", metadata={"run_id": run_id})
         database.finish(run_id, dagster_id, "failed", started_at=row["started_at"], ended_at=None, error=error.model_dump())
     elif state.status in FINAL:
-        database.finish(run_id, dagster_id, state.status, started_at=state.started_at, ended_at=state.ended_at)
+        body = state.error.body() if state.error else None
+        database.finish(run_id, dagster_id, state.status, started_at=state.started_at, ended_at=state.ended_at, error=body)
     elif state.status != row["status"]:
         database.update_submission(run_id, only_open=True, of_run=dagster_id, status=state.status, started_at=state.started_at)
     else:
@@ -188,7 +197,7 @@ def checkpoint(run_id: str, database: Database) -> None:
         raise Conflict(f"No training of job '{job_id(run_id)}' runs now, so there is nothing to write a checkpoint of")
 
 
-def retry(row: RowMapping, database: Database) -> JobCreated:
+def retry(row: RowMapping, settings: Settings, database: Database) -> JobCreated:
     """Gives a failed or cancelled job, as `refresh` last saw it, a new run: finished nodes are reused, training continues.
 
     Raises Conflict for a job that goes on or has completed, and for one whose pipeline only Dagster knows.
@@ -199,9 +208,11 @@ def retry(row: RowMapping, database: Database) -> JobCreated:
         raise Conflict(f"Job '{name}' {state}; only a failed or cancelled job can be tried again", status=status)
     if row["pipeline"] is None:
         raise Conflict(f"Job '{name}' was launched in the Dagster UI; re-execute its run there", status=status)
+    disk.check(settings)
     # Derived, so that whoever tries again after the same run means the same new run.
     following = str(uuid.uuid5(NAMESPACE, f"{run_id} after {row['dagster_run_id']}"))
-    if not database.retry(run_id, dagster_run_id=following, instead_of=row["dagster_run_id"]):
+    check = partial(quotas.check_jobs, owner=row["owner"], settings=settings)
+    if not database.retry(run_id, dagster_run_id=following, instead_of=row["dagster_run_id"], check=check):
         raise Conflict(f"Job '{name}' is already being tried again", status="pending")
     done = [node["agent_name"] for node in database.nodes([run_id])[run_id] if node["status"] == "completed"]
     reused = f"; what finished is used again: {', '.join(done)}" if done else ""
@@ -274,7 +285,7 @@ def _error(row: RowMapping, nodes: Sequence[RowMapping]) -> ErrorBody:
     """Why the job failed: what its first failed node said, and in the metadata what the others said."""
     failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["ended_at"])
     stopped = next((node["agent_name"] for node in nodes if node["status"] == "cancelled"), None)
-    if not failed and stopped is not None:
+    if not failed and row["error"] is None and stopped is not None:
         message = f"The platform was stopped while '{stopped}' ran; submit the job again, or re-execute its run in the Dagster UI"
         return ErrorBody(error="INTERNAL_ERROR", message=message, metadata={"agent": stopped})
     if not failed:

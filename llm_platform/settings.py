@@ -79,6 +79,12 @@ class Settings(BaseSettings):
         default=None, description="HOST:PORT of the Ray cluster that this machine is a node of; one of this machine is started if unset."
     )
     nodes_per_gpu: int = Field(default=1, ge=1, le=64, description="How many training or evaluation nodes may share a GPU at a time.")
+    min_free_bytes: int = Field(
+        default=0, ge=0, description="Free bytes of the home folder's disk under which uploads and new jobs are refused; 0 for never."
+    )
+    max_dataset_bytes_per_owner: int = Field(default=0, ge=0, description="Bytes of uploaded files that a user may have; 0 for any number.")
+    max_jobs_per_owner: int = Field(default=0, ge=0, description="Jobs of a user that may wait or run at a time; 0 for any number.")
+    max_runtime: int = Field(default=0, ge=0, description="Seconds that a job may run at most; 0 for any time.")
     threads: int = Field(default=0, description="Threads of a training process; 0 leaves the choice to PyTorch.")
 
     @model_validator(mode="after")

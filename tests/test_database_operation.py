@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any
 
 from llm_platform import audit, runlog
 from llm_platform.database import Database, now
@@ -14,7 +15,8 @@ pytest_plugins = ["tests.databases"]
 
 
 def add(database: Database, dataset_id: str, key: str | None) -> str:
-    row = dict(filename="a.csv", format="csv", size_bytes=1, sha256="s", s3_path="s3://datasets/a", table_path="s3://datasets/t")
+    row: dict[str, Any] = dict(filename="a.csv", format="csv", size_bytes=1, sha256="s", s3_path="s3://datasets/a")
+    row["table_path"] = "s3://datasets/t"
     return database.add_dataset(key=key, dataset_id=dataset_id, profile={}, owner=None, **row)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llm_platform import jobs
 from llm_platform.database import Database, now
+from llm_platform.errors import PlatformError
 from llm_platform.specs.resources import JobStatus
 
 
@@ -17,6 +18,7 @@ class Seen:
     status: JobStatus
     started_at: datetime | None = None
     ended_at: datetime | None = None
+    error: PlatformError | None = None
 
 
 class Running:

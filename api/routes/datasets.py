@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PreviewLimit, ServicesDep, UploadSlot
 from api.multipart import received
-from llm_platform import datasets
+from llm_platform import datasets, disk, quotas
 from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview, Profile
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -39,7 +39,12 @@ async def upload(
     to the disk, and reading it took. The same file with the same `Idempotency-Key` is one dataset, however often it is sent."""
     settings = services.settings
     started = perf_counter()
-    async with received(request, settings.work / "uploads", settings.max_upload_bytes) as file:
+    disk.check(settings)
+    room = await to_thread.run_sync(quotas.room, caller.owner, settings, services.database)
+    limit, refusal = settings.max_upload_bytes, None
+    if room is not None and room < limit:
+        limit, refusal = room, quotas.no_room(settings.max_dataset_bytes_per_owner)
+    async with received(request, settings.work / "uploads", limit, refusal) as file:
         arrived = perf_counter()
         services.metrics.upload_bytes.inc(file.size_bytes)
         arguments = (file, settings, services.database, services.storage, caller.owner, key)

@@ -58,7 +58,7 @@ def delete_artifacts(row: Submission, services: ServicesDep, audit: Audit, model
 @router.post("/{job_id}/retry")
 def retry(row: Submission, services: ServicesDep, audit: Audit) -> JobCreated:
     """Tries a failed or cancelled job again, in a new run that reuses the nodes that had finished."""
-    created = jobs.retry(row, services.database)
+    created = jobs.retry(row, services.settings, services.database)
     audit("job.retry", created.job_id)
     services.kick()
     return created

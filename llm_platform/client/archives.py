@@ -1,4 +1,4 @@
-"""Unpacking a downloaded archive where nothing in it can reach outside the folder."""
+"""Receiving a download, and unpacking an archive where nothing in it can reach outside the folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,45 @@ import tarfile
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import Any, Self
 
 from llm_platform.errors import StorageError
 
 FILE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".gguf")
 """A target with one of these names a file; any other names a folder (`adapter-v1.0` is one)."""
+
+
+class Landing:
+    """Where a download comes in: a hidden folder beside its target, so that nothing appears there before it is complete."""
+
+    def __init__(self, target: Path) -> None:
+        self.name = "download"
+        self._target = target
+        parent = target if target.is_dir() else target.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        self._scratch = tempfile.TemporaryDirectory(prefix=".download-", dir=parent)
+        self._file = Path(self._scratch.name) / "download"
+        self._out = self._file.open("wb")
+
+    def write(self, chunk: bytes) -> None:
+        self._out.write(chunk)
+
+    def place(self) -> Path:
+        """Moves what came to the target, see `place`. Where it lies."""
+        self._out.close()
+        return place(self._file, self.name, self._target)
+
+    def keep(self) -> Path:
+        """Makes what came the file that is the target."""
+        self._out.close()
+        return self._file.replace(self._target)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._out.close()
+        self._scratch.cleanup()
 
 
 def is_archive(path: Path) -> bool:

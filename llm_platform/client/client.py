@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llm_platform.client import calls
 from llm_platform.client.datasets import Datasets
 from llm_platform.client.jobs import Jobs
+from llm_platform.client.keys import Audit, Keys
 from llm_platform.client.logs import Logs
 from llm_platform.client.models import Models
 from llm_platform.client.notebooks import Notebooks
-from llm_platform.client.transport import Transport, parse
+from llm_platform.client.transport import Transport, connection
 from llm_platform.specs.preflight import Preflight
 from llm_platform.specs.resources import Health
 
@@ -32,22 +33,22 @@ class Client:
         timeout: float = 60.0,
         max_retries: int = 5,
     ) -> None:
-        api_key = api_key or os.environ.get("LLM_PLATFORM_API_KEY") or None
-        self._transport = Transport(base_url, timeout=timeout, max_retries=max_retries, api_key=api_key)
+        self._transport = Transport(connection(base_url, api_key=api_key, timeout=timeout, max_retries=max_retries))
         self.datasets = Datasets(self._transport)
         self.jobs = Jobs(self._transport)
         self.logs = Logs(self._transport)
         self.models = Models(self._transport)
         self.notebooks = Notebooks(self._transport)
+        self.keys = Keys(self._transport)
+        self.audit = Audit(self._transport)
 
     @property
     def base_url(self) -> str:
-        return self._transport.base_url
+        return self._transport.connection.base_url
 
     def health(self) -> Health:
         """How the platform and its services are. An unhealthy platform is an answer, not an exception."""
-        response = self._transport.request("GET", "/health", accept=(503,))
-        return parse(Health, response)
+        return self._transport.run(calls.health())
 
     def preflight(
         self,
@@ -64,9 +65,7 @@ class Client:
         Raises what submitting the same would raise; what is wrong with the rows is in the answer's `errors`.
         """
         given = {"pipeline_config": pipeline_config, "dataset_id": dataset_id, "config": config, "training": training}
-        body = {name: value for name, value in given.items() if value is not None}
-        response = self._transport.request("POST", "/preflight", json={**body, "rows": list(rows), "sample_rows": sample_rows})
-        return parse(Preflight, response)
+        return self._transport.run(calls.preflight(given, rows, sample_rows))
 
     def close(self) -> None:
         self._transport.close()

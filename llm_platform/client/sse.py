@@ -5,7 +5,7 @@ Not httpx's `iter_lines`: that also splits at characters such as U+2028, which m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -18,28 +18,35 @@ class Event:
     id: str | None
 
 
-def events(chunks: Iterable[bytes]) -> Iterator[Event]:
-    """The events of a stream. One that the stream ends in the middle of is not an event."""
-    kind, data, cursor = "message", [], None
-    for line in _lines(chunks):
-        if not line:
-            if data or kind != "message":
-                yield Event(kind, "\n".join(data), cursor)
-            kind, data, cursor = "message", [], None
-            continue
-        field, _, value = line.partition(":")
+class Events:
+    """Cuts a stream into events. One that the stream ends in the middle of is not an event."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._begin()
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that end in this piece of the stream."""
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
+        for raw in whole:
+            line = raw.removesuffix(b"\r").decode("utf-8", "replace")
+            if line:
+                self._take(line)
+                continue
+            if self._data or self._kind != "message":
+                yield Event(self._kind, "\n".join(self._data), self._id)
+            self._begin()
+
+    def _begin(self) -> None:
+        self._kind, self._id = "message", None
+        self._data: list[str] = []
+
+    def _take(self, line: str) -> None:
+        name, _, value = line.partition(":")
         value = value.removeprefix(" ")
-        if field == "event":
-            kind = value
-        elif field == "data":
-            data.append(value)
-        elif field == "id":
-            cursor = value
-
-
-def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    rest = b""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            yield line.removesuffix(b"\r").decode("utf-8", "replace")
+        if name == "event":
+            self._kind = value
+        elif name == "data":
+            self._data.append(value)
+        elif name == "id":
+            self._id = value

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import httpx
 from pydantic import BaseModel
 
+from llm_platform.client.calls import Call, Pages
+from llm_platform.client.pages import Page
 from llm_platform.errors import Forbidden, NotFound, PlatformError, RateLimited, ServiceUnavailable, Unauthorized, from_body
 
 BUSY = (429, 502, 503, 504)
@@ -21,88 +25,138 @@ LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 60.0
 CONNECT_TIMEOUT = 5.0
 
-ResultT = TypeVar("ResultT", bound=BaseModel)
+ResultT = TypeVar("ResultT")
+ItemT = TypeVar("ItemT", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the platform is, and how it is spoken to; the same for both transports."""
+
+    base_url: str
+    timeout: float
+    max_retries: int
+    api_key: str | None
+
+    def options(self) -> dict[str, Any]:
+        """What an httpx client is made with."""
+        return {
+            "timeout": httpx.Timeout(self.timeout, connect=min(self.timeout, CONNECT_TIMEOUT)),
+            "follow_redirects": True,
+            "headers": {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"},
+            # A proxy that the environment names is for the world outside: it cannot reach a platform on this machine.
+            "trust_env": httpx.URL(self.base_url).host not in ("localhost", "127.0.0.1", "::1"),
+        }
+
+    def request(self, call: Call[Any]) -> tuple[str, str]:
+        return call.method, f"{self.base_url}{call.path}"
+
+
+def connection(base_url: str, *, api_key: str | None, timeout: float, max_retries: int) -> Connection:
+    """The connection for a client's arguments; a key that is not given is LLM_PLATFORM_API_KEY of the environment, if there is one."""
+    return Connection(base_url.rstrip("/"), timeout, max_retries, api_key or os.environ.get("LLM_PLATFORM_API_KEY") or None)
+
+
+class Retry:
+    """Decides after each attempt at a call whether there is another one, and when."""
+
+    def __init__(self, connection: Connection, call: Call[Any]) -> None:
+        self._connection = connection
+        self._repeat = call.method == "GET" if call.repeat is None else call.repeat
+        self._accept = call.accept
+        self._attempt = 0
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        """Seconds to wait. Raises ServiceUnavailable if that was the last attempt."""
+        # A connection that never came to be carried nothing: any call can be made again.
+        if self._last or not (self._repeat or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
+            raise unreachable(self._connection.base_url, error) from error
+        return self._pause()
+
+    def after(self, response: httpx.Response) -> float | None:
+        """Seconds to wait; None if this response is the answer, good or bad."""
+        # What was refused for being one too many did nothing: any call can be made again.
+        final = response.status_code not in BUSY or self._last or not (self._repeat or response.status_code == 429)
+        if final or response.status_code in self._accept:
+            return None
+        return max(self._pause(), retry_after(response))
+
+    def good(self, response: httpx.Response) -> bool:
+        return response.is_success or response.status_code in self._accept
+
+    @property
+    def _last(self) -> bool:
+        return self._attempt >= self._connection.max_retries
+
+    def _pause(self) -> float:
+        self._attempt += 1
+        return pause(self._attempt - 1)
 
 
 class Transport:
     """One connection pool to one platform."""
 
-    def __init__(self, base_url: str, *, timeout: float, max_retries: int, api_key: str | None = None) -> None:
-        self.base_url = base_url.rstrip("/")
-        self.max_retries = max_retries
-        self._http = httpx.Client(
-            timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-            follow_redirects=True,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            # A proxy that the environment names is for the world outside: it cannot reach a platform on this machine.
-            trust_env=httpx.URL(self.base_url).host not in ("localhost", "127.0.0.1", "::1"),
-        )
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self._http = httpx.Client(**connection.options())
 
-    def request(
-        self, method: str, path: str, *, repeat: bool | None = None, accept: tuple[int, ...] = (), **options: Any
-    ) -> httpx.Response:
-        """One answer, read whole. `repeat` says whether the call may reach the platform twice (by default a GET may)."""
+    def run(self, call: Call[ResultT]) -> ResultT:
+        """Makes the call; what its answer says. Raises PlatformError."""
 
         def send() -> httpx.Response:
-            return self._http.request(method, self.url(path), **options)
+            method, url = self.connection.request(call)
+            return self._http.request(method, url, **call.options)
 
-        return self._attempts(send, method == "GET" if repeat is None else repeat, accept)
+        return call.read(self._attempts(send, call))
+
+    def page(self, pages: Pages[ItemT], offset: int) -> Page[ItemT]:
+        """A list's page, which can turn to those behind it."""
+        return replace(self.run(pages(offset)), turn=lambda following: self.run(pages(following)))
 
     @contextmanager
-    def stream(self, path: str, **options: Any) -> Iterator[httpx.Response]:
+    def stream(self, call: Call[None]) -> Iterator[httpx.Response]:
         """A GET whose body is read by the caller, piece by piece. Only the opening is tried again."""
-
-        def send() -> httpx.Response:
-            return self._http.send(self._http.build_request("GET", self.url(path), **options), stream=True)
-
-        response = self._attempts(send, True)
+        response = self._attempts(lambda: self._open(call), call)
         try:
             yield response
         except httpx.TransportError as error:
-            raise unreachable(self.base_url, error) from error
+            raise unreachable(self.connection.base_url, error) from error
         finally:
             response.close()
 
-    def open_stream(self, path: str, **options: Any) -> httpx.Response:
+    def open_stream(self, call: Call[None]) -> httpx.Response:
         """One attempt at a streamed GET, for callers that decide themselves what to do about a lost connection."""
-        response = self._http.send(self._http.build_request("GET", self.url(path), **options), stream=True)
-        try:
-            return checked(response)
-        except BaseException:
-            response.close()
-            raise
-
-    def _attempts(self, send: Callable[[], httpx.Response], repeat: bool, accept: tuple[int, ...] = ()) -> httpx.Response:
-        attempt = 0
-        while True:
-            last = attempt >= self.max_retries
-            try:
-                response = send()
-            except httpx.TransportError as error:
-                # A connection that never came to be carried nothing: any call can be made again.
-                if last or not (repeat or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
-                    raise unreachable(self.base_url, error) from error
-                wait = pause(attempt)
-            else:
-                if response.status_code in accept:
-                    return response
-                # What was refused for being one too many did nothing: any call can be made again.
-                if response.status_code not in BUSY or last or not (repeat or response.status_code == 429):
-                    try:
-                        return checked(response)
-                    except BaseException:
-                        response.close()
-                        raise
-                wait = max(pause(attempt), retry_after(response))
-                response.close()
-            time.sleep(wait)
-            attempt += 1
-
-    def url(self, path: str) -> str:
-        return f"{self.base_url}{path}"
+        return self._checked(self._open(call), Retry(self.connection, call))
 
     def close(self) -> None:
         self._http.close()
+
+    def _open(self, call: Call[None]) -> httpx.Response:
+        method, url = self.connection.request(call)
+        return self._http.send(self._http.build_request(method, url, **call.options), stream=True)
+
+    def _attempts(self, send: Callable[[], httpx.Response], call: Call[Any]) -> httpx.Response:
+        retry = Retry(self.connection, call)
+        while True:
+            try:
+                response = send()
+            except httpx.TransportError as error:
+                wait = retry.after_error(error)
+            else:
+                wait = retry.after(response)
+                if wait is None:
+                    return self._checked(response, retry)
+                response.close()
+            time.sleep(wait)
+
+    def _checked(self, response: httpx.Response, retry: Retry) -> httpx.Response:
+        if retry.good(response):
+            return response
+        try:
+            response.read()
+        finally:
+            response.close()
+        raise error_of(response)
 
 
 def pause(attempt: int) -> float:
@@ -121,16 +175,8 @@ def unreachable(base_url: str, error: httpx.TransportError) -> ServiceUnavailabl
     return ServiceUnavailable(f"The platform at {base_url} {reason} ({str(error) or type(error).__name__}); is it running?")
 
 
-def checked(response: httpx.Response) -> httpx.Response:
-    """The response if it is a success. Raises what its error body says otherwise."""
-    if response.is_success:
-        return response
-    raise error_of(response)
-
-
 def error_of(response: httpx.Response) -> PlatformError:
-    """The exception for an error answer, also for one that a proxy wrote and that has no error body."""
-    response.read()
+    """The exception for an error answer that was read, also for one that a proxy wrote and that has no error body."""
     try:
         body = json.loads(response.content)
     except ValueError:
@@ -140,8 +186,3 @@ def error_of(response: httpx.Response) -> PlatformError:
     by_status = {401: Unauthorized, 403: Forbidden, 404: NotFound, 429: RateLimited}
     kind = by_status.get(response.status_code) or (ServiceUnavailable if response.status_code in BUSY else PlatformError)
     return kind(f"{response.request.method} {response.request.url} was answered with {response.status_code} {response.reason_phrase}")
-
-
-def parse(model: type[ResultT], response: httpx.Response) -> ResultT:
-    """The typed result in a response. Fields that a newer platform adds are passed over."""
-    return model.model_validate_json(response.content, extra="ignore")

@@ -63,6 +63,9 @@ class Edge(Spec):
 
 class GlobalConfig(Spec):
     max_retries: int = Field(default=0, ge=0, le=10, description="Retries of a node whose failure can pass by itself.")
+    max_runtime: int | None = Field(
+        default=None, ge=1, le=10**8, description="Seconds that the job may run, from its start; what the operator set, if not given."
+    )
 
 
 class PipelineConfig(Spec):

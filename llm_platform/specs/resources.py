@@ -256,6 +256,19 @@ class LogHistory(Resource):
     next_cursor: str | None = Field(default=None, description="Pass it as `after` to read on.")
 
 
+class Quota(Resource):
+    used: int
+    limit: int | None = Field(description="Null where there is no quota.")
+
+
+class Usage(Resource):
+    """What a user has at the moment."""
+
+    owner: str | None
+    dataset_bytes: Quota = Field(description="Sizes of the files that the user uploaded.")
+    open_jobs: Quota = Field(description="Jobs that wait or run.")
+
+
 class Health(Resource):
     status: Literal["healthy", "unhealthy"]
     version: str

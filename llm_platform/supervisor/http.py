@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -69,15 +70,24 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
+class _Shared(threading.local):
+    """One buffer per thread, for an event loop belongs to one."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+
+_shared = _Shared()
+
+
 class HttpReceiver(asyncio.BufferedProtocol):
-    """`HttpProtocol`, received into one buffer that all connections share: each is done with it before the next one reads.
+    """`HttpProtocol`, received into one buffer that all connections of a loop share: each is done with it before the next one reads.
 
     The body of an upload comes in pieces four times as large as the event loop makes them, and is copied once less.
     """
 
-    _buffer = memoryview(bytearray(RECEIVE_BYTES))
-
     def __init__(self, *arguments: Any, **named: Any) -> None:
+        self._buffer = _shared.buffer
         self._http = HttpProtocol(*arguments, **named)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

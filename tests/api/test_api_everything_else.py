@@ -127,7 +127,7 @@ def test_a_newline_at_the_end_is_no_identifier(shared: Api) -> None:
 
 
 def test_health(api: Api) -> None:
-    healthy = dict.fromkeys(("api", "dagster", "mlflow", "storage"), "healthy") | {"redis": "disabled"}
+    healthy = dict.fromkeys(("api", "dagster", "mlflow", "storage"), "healthy") | {"redis": "disabled", "disk": "disabled"}
     wait_until(lambda: api.client.get("/health").status_code == 200)
     for url in (f"{api.url}/health", api.url.removesuffix("/api/v1") + "/health"):
         answer = httpx.get(url, trust_env=False)

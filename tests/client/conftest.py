@@ -62,6 +62,7 @@ class Seen:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     posted: list[dict[str, Any]] = field(default_factory=list)
     uploads: list[tuple[str | None, str | None, bytes]] = field(default_factory=list)
+    idempotency_keys: list[str | None] = field(default_factory=list)
     last_event_ids: list[str | None] = field(default_factory=list)
     busy: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     """Answers (status, headers) that the next requests get instead of the real one."""
@@ -104,6 +105,8 @@ def app_of(seen: Seen) -> FastAPI:
     @app.middleware("http")
     async def remember(request: Request, call_next: Any) -> Response:
         seen.calls.append((request.method, request.url.path))
+        if request.url.path.endswith("/upload"):
+            seen.idempotency_keys.append(request.headers.get("idempotency-key"))
         if seen.busy:
             status, headers = seen.busy.pop(0)
             return Response("busy", status, headers=headers)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from llm_platform import Client
-from llm_platform.client.sse import Event, events
+from llm_platform.client.sse import Event, Events
 from llm_platform.errors import NotFound, PlatformError, RateLimited, ServiceUnavailable
 from tests.client.conftest import Seen
 
@@ -42,13 +42,13 @@ def test_a_submission_is_repeated_as_the_same_job(client: Client, seen: Seen) ->
     assert list(seen.jobs) == [job.job_id]
 
 
-def test_an_upload_is_not_sent_twice(client: Client, seen: Seen, tmp_path: Path) -> None:
+def test_an_upload_is_repeated_whole_and_as_the_same_dataset(client: Client, seen: Seen, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a\n1\n")
     seen.busy = [(503, {})]
-    with pytest.raises(ServiceUnavailable):
-        client.datasets.upload(path)
-    assert len(seen.calls) == 1
+    assert client.datasets.upload(path).size_bytes == path.stat().st_size
+    assert len(seen.calls) == 2
+    assert len(set(seen.idempotency_keys)) == 1 and None not in seen.idempotency_keys
 
 
 def test_an_upload_that_was_one_request_too_many_is_sent_again(client: Client, seen: Seen, tmp_path: Path) -> None:
@@ -129,4 +129,8 @@ def test_events_are_cut_at_blank_lines_wherever_the_bytes_are_cut() -> None:
     raw = ': hi\r\n\r\nid: r:1\ndata: {"a":\ndata: "ü"}\n\nevent: end\n\ndata: half'.encode()
     for size in range(1, 12):
         chunks = [raw[i : i + size] for i in range(0, len(raw), size)]
-        assert list(events(chunks)) == [Event("message", '{"a":\n"ü"}', "r:1"), Event("end", "", None)]
+        events = Events()
+        assert [event for chunk in chunks for event in events.feed(chunk)] == [
+            Event("message", '{"a":\n"ü"}', "r:1"),
+            Event("end", "", None),
+        ]

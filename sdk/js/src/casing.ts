@@ -22,6 +22,7 @@ export const MAPS = [
   "artifacts",
   "differences",
   "exports",
+  "gates",
   "funnel",
   "gpu_memory",
   "intervals",
