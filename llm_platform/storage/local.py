@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import stat as modes
@@ -165,12 +166,17 @@ class LocalStorage(Storage):
         with _failures("the store"), temporary(self._temp) as temp:
             temp.write_bytes(b"check")
 
-    def sweep(self) -> int:
+    def sweep(self, dry_run: bool = False) -> int:
         with _failures("the store"):
             left = [path for path in self._temp.iterdir() if is_abandoned(path.name, path.lstat().st_mtime)]
-            for path in left:
+            for path in left if not dry_run else []:
                 remove(path)
         return len(left)
+
+    def children(self, bucket: str, folder: str = "") -> list[str]:
+        path = self._path(Address(bucket, folder)) if folder else self._root / bucket
+        with _failures(f"bucket {bucket}"):
+            return sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
 
     def _path(self, address: Address) -> Path:
         """Where an address is. Raises InvalidConfig if a symbolic link on the way leads out of the bucket."""
@@ -197,14 +203,15 @@ class LocalStorage(Storage):
         record = {"sha256": stored.sha256, "size": info.st_size, "mtime_ns": info.st_mtime_ns}
         if path.is_dir():
             raise Conflict(f"'{address}' is a folder; it cannot become a file", address=str(address))
-        temp.replace(path)
-        _sync_folder(path.parent)
-        # Last: should this not happen any more, the file has no recorded digest, never a wrong one.
         sums = self._sum_file(address)
         sums.parent.mkdir(exist_ok=True)
         with temporary(self._temp) as record_temp:
             record_temp.write_text(json.dumps(record))
-            record_temp.replace(sums)
+            with _locked(sums.parent):  # else the file of one writer may stay with the record of another
+                temp.replace(path)
+                # Second: should this not happen any more, the file has no recorded digest, never a wrong one.
+                record_temp.replace(sums)
+        _sync_folder(path.parent)
         return stored
 
     def _make_parent(self, path: Path, address: Address) -> None:
@@ -259,6 +266,17 @@ def _sync_folder(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time, of this process or another; the system lets go of a lock whose holder died."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 
