@@ -24,13 +24,15 @@ up: $(STAMP)  ## Keep the platform running, until Ctrl-C: API on port 8000, Dags
 	@$(BIN)/llm-platform up
 
 test: $(STAMP)  ## Run the test suite.
+	@$(BIN)/python -m llm_platform.training.tiny_llama
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: $(STAMP)  ## Run the test suite with what takes long.
 	@$(BIN)/python -m pytest
 
-soak: $(STAMP)  ## Kill trainings at random moments, so many as KILLS says (100).
+soak: $(STAMP)  ## Kill trainings, then processes of a platform, at random moments: so many as KILLS says (100), drawn by SEED (1).
 	@LLM_PLATFORM_TEST_KILLS=$(or $(KILLS),100) $(BIN)/python -m pytest tests/training/test_training_kills.py
+	@$(BIN)/python -m tests.faults.soak --kills $(or $(KILLS),100) --seed $(or $(SEED),1)
 
 fuzz: $(STAMP)  ## Send the API so many generated requests as REQUESTS says (10000).
 	@LLM_PLATFORM_TEST_FUZZ=$(or $(REQUESTS),10000) $(BIN)/python -m pytest -s tests/api/test_api_fuzz.py

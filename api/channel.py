@@ -40,6 +40,7 @@ from llm_platform.specs.channel import (
 
 TOO_BIG = 1009
 FAILED = 1011
+RESTARTING = 1012
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Channel:
                     await self._send_text(f'{{"type":"log","id":"{self._run_id}:{event.seq}","data":{event.line}}}')
                 if not found:
                     await self._send(HeartbeatMessage())
+        await self._close(RESTARTING, "The server restarts; connect again behind the last line")
 
     async def _send_presence(self, room: Room) -> None:
         seen = room.users

@@ -1,4 +1,7 @@
-"""What handlers ask for, by names that read as sentences."""
+"""What handlers ask for, by names that read as sentences.
+
+What asks no database is a coroutine: FastAPI sends every plain function to a thread and back, which costs more than what these do.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,15 @@ _DATASET_ID = re.compile(r"ds_[A-Za-z0-9]{1,64}")
 _MODEL_ID = re.compile(r"model_[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,63})?")
 
 
-def get_services(request: Request) -> Services:
+PathId = Annotated[str, Path(json_schema_extra={"pattern": "^[A-Za-z0-9_.-]{1,140}$"})]
+"""What ids look like, for who reads the OpenAPI document: of what is none there is nothing, which is for the handlers to say (404)."""
+
+
+async def get_services(request: Request) -> Services:
     return request.app.state.services
 
 
-def get_caller(request: Request) -> Caller:
+async def get_caller(request: Request) -> Caller:
     return request.state.caller
 
 
@@ -45,18 +52,18 @@ Auditor = Callable[[AuditAction, str], None]
 """Writes down that the caller did something, to what."""
 
 
-def admin(caller: CallerDep) -> None:
+async def admin(caller: CallerDep) -> None:
     """Raises Forbidden for everybody else."""
     caller.need("admin")
 
 
-def scraper(request: Request, services: ServicesDep) -> None:
+async def scraper(request: Request, services: ServicesDep) -> None:
     """Raises Forbidden for who may not see the platform's figures."""
     if not services.settings.metrics_open:
-        admin(get_caller(request))
+        await admin(await get_caller(request))
 
 
-def auditor(request: Request, services: ServicesDep, caller: CallerDep) -> Auditor:
+async def auditor(request: Request, services: ServicesDep, caller: CallerDep) -> Auditor:
     client = request.client.host if request.client else None
     return lambda action, target: audit.record(services.database, caller, action, target, client)
 
@@ -86,7 +93,7 @@ async def upload_slot(request: Request, services: ServicesDep, caller: CallerDep
             del going_on[client]
 
 
-def submission(job_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RowMapping:
+def submission(job_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
     """The job's row as it is now. Raises NotFound, also for another's."""
     run_id = job_id.removeprefix("job_")
     row = services.database.submission(run_id) if job_id.startswith("job_") and _RUN_ID.fullmatch(run_id) else None
@@ -95,7 +102,7 @@ def submission(job_id: Annotated[str, Path()], services: ServicesDep, caller: Ca
     return services.refresh([row])[0]
 
 
-def dataset(dataset_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RowMapping:
+def dataset(dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
     """The dataset's row. Raises NotFound, also for another's."""
     row = services.database.dataset(dataset_id) if _DATASET_ID.fullmatch(dataset_id) else None
     if row is None or not caller.may_see(row["owner"]):
@@ -103,7 +110,7 @@ def dataset(dataset_id: Annotated[str, Path()], services: ServicesDep, caller: C
     return row
 
 
-def model(model_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> RegisteredModel:
+def model(model_id: PathId, services: ServicesDep, caller: CallerDep) -> RegisteredModel:
     """The model as the registry has it. Raises NotFound, also for another's."""
     found = registered(model_id, services.registry) if _MODEL_ID.fullmatch(model_id) else None
     # A model belongs to whom its job belongs.
@@ -123,7 +130,7 @@ def compared_models(
     return [model(model_id, services, caller) for model_id in wanted]
 
 
-def logged_run(run_id: Annotated[str, Path()], services: ServicesDep, caller: CallerDep) -> str:
+def logged_run(run_id: PathId, services: ServicesDep, caller: CallerDep) -> str:
     """A run id that stands for a job, or has log lines (a run of the Dagster UI has them before it is a job).
 
     Raises NotFound, also for another's.
@@ -166,7 +173,7 @@ def cursor_of(services: Services, run_id: str, text: str | None, field: str) -> 
     raise InvalidInput(f"Not a position in this run's log: {message}", errors=[{"field": field, "agent": None, "message": message}])
 
 
-def line_filter(
+async def line_filter(
     level: Annotated[list[Level] | None, Query(description="Only lines of this level; give it again for more of them.")] = None,
     agent: Annotated[
         list[AgentText] | None, Query(max_length=100, description="Only lines of this agent class or node; give it again for more of them.")
@@ -187,7 +194,7 @@ class PageQuery(BaseModel):
         return {"total": total, "limit": self.limit, "offset": self.offset, "has_more": more}
 
 
-def page(limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> PageQuery:
+async def page(limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> PageQuery:
     return PageQuery(limit=limit, offset=offset)
 
 

@@ -30,13 +30,13 @@ def create_app(settings: Settings | None = None, orchestrator: Orchestrator | No
     settings = settings or Settings()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         json_log.install("api", "llm_platform")
         if settings.access_log != "off":
             access.setLevel(logging.INFO)
         services = app.state.services = Services(settings, orchestrator)
         try:
-            yield
+            yield {"drain": services.drain, "ready": services.ready}  # for `llm_platform.supervisor.serve`
         finally:
             services.streams.close()
             services.rooms.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import secrets
 from time import perf_counter
 
+from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -16,7 +18,7 @@ from api import BASE
 from api.errors import error_response
 from api.services import Services
 from llm_platform import json_log
-from llm_platform.errors import Forbidden, PlatformError
+from llm_platform.errors import Forbidden, PlatformError, ServiceUnavailable
 from llm_platform.keys import Caller
 from llm_platform.settings import AccessLog
 
@@ -49,12 +51,15 @@ class RequestMiddleware:
             request_id = secrets.token_hex(8)
         answer_headers = scope.setdefault("state", {})["answer_headers"] = [(b"x-request-id", request_id.encode())]
         status, sent = 0, 0
+        services: Services = scope["app"].state.services
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status, sent
             if message["type"] in _STARTS:
                 status = message.get("status", 101)
                 message["headers"] = [*message.get("headers", []), *answer_headers]
+                if services.health.draining and scope["type"] == "http":
+                    message["headers"].append((b"connection", b"close"))  # the client's next request is another process's
             else:
                 sent += len(message.get("body") or message.get("text") or message.get("bytes") or b"")
             await send(message)
@@ -99,7 +104,7 @@ def route_of(scope: Scope) -> str | None:
 
 
 class LastResort:
-    """A bare INTERNAL_ERROR where a handler fell over."""
+    """A bare INTERNAL_ERROR where a handler fell over; SERVICE_UNAVAILABLE where the database did."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -117,12 +122,19 @@ class LastResort:
 
         try:
             await self._app(scope, receive, watched)
-        except Exception:
+        except asyncio.CancelledError:  # the process ends, and this request has had its time
+            if started or not scope["app"].state.services.health.draining:
+                raise
+            await error_response(ServiceUnavailable("The server is being restarted; send the request again"))(scope, receive, send)
+        except Exception as error:
             request_id = json_log.request_id.get()
             log.exception("Request %s failed: %s %r", request_id, scope["method"], scope["path"])
             if started:
                 raise
-            failure = PlatformError("An unexpected error occurred; the server's log has the details", request_id=request_id)
+            if isinstance(error, OperationalError | InterfaceError | TimeoutError):  # it is away, or its disk is full
+                failure = ServiceUnavailable("The platform's database cannot be used now; try again later", request_id=request_id)
+            else:
+                failure = PlatformError("An unexpected error occurred; the server's log has the details", request_id=request_id)
             await error_response(failure)(scope, receive, send)
 
 

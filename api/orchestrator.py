@@ -24,10 +24,10 @@ from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG, PARTITION_NAME_TAG
 from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
-from filelock import FileLock
 from sqlalchemy.engine import RowMapping
 
 from api.orchestration import RunState, RunStatus, UiRun
+from llm_platform.dagster_opening import opening_dagster
 from llm_platform.errors import TrainingError
 from llm_platform.services import running_service
 from llm_platform.settings import Settings
@@ -61,11 +61,13 @@ class DagsterOrchestrator:
     """The real one: Dagster's instance in `DAGSTER_HOME` and the code location of the workspace file."""
 
     def __init__(self, settings: Settings) -> None:
-        with FileLock(settings.dagster_lock):  # two processes that make Dagster's tables at once break them
+        with opening_dagster(settings):
             self._instance = DagsterInstance.from_config(str(settings.dagster_home))
             self._instance.get_daemon_heartbeats()
-        workspace = settings.workspace or Path(__file__).resolve().parent.parent / "workspace.yaml"
+        workspace = settings.workspace or _workspace(settings)
         self._settings = settings
+        self._first_beat: dict[int, float] = {}
+        """By the daemon's process id, the first heartbeat that was seen while it ran."""
         self._context = WorkspaceProcessContext(self._instance, WorkspaceFileTarget([str(workspace)]))
         self._lock = threading.Lock()
 
@@ -98,7 +100,7 @@ class DagsterOrchestrator:
             asset_check_selection=[],
         )
         job = location.get_job(selector)
-        config = run_config(pipeline)
+        config = run_config(pipeline, gpu_pods=self._settings.gpu_pods)
         self._instance.add_dynamic_partitions(RUN_ID_PARTITIONS, [run_id])
         tags = {**job.tags, RUN_ID_TAG: run_id, PARTITION_NAME_TAG: run_id}
         if most := pipeline.config.global_config.max_runtime or self._settings.max_runtime:
@@ -162,7 +164,9 @@ class DagsterOrchestrator:
         process = running_service(self._settings, "dagster-daemon")
         if process is None:
             return time.time() - beat.timestamp < HEARTBEAT_SECONDS
-        return process.alive and beat.timestamp >= process.started_at
+        # Where the clock was set back, its beats seem to come from before its start: then a further one says that it lives.
+        first = self._first_beat.setdefault(process.pid, beat.timestamp)
+        return process.alive and (beat.timestamp >= process.started_at or beat.timestamp != first)
 
     def _code_server_answers(self) -> bool:
         process = running_service(self._settings, "dagster-code")
@@ -171,6 +175,13 @@ class DagsterOrchestrator:
     def close(self) -> None:
         self._context.__exit__(None, None, None)
         self._instance.dispose()
+
+
+def _workspace(settings: Settings) -> Path:
+    """Where a supervisor of this home says that its code server listens, else the file of the project."""
+    if running_service(settings, "dagster-code") is not None:
+        return settings.root / "workspace.yaml"
+    return Path(__file__).resolve().parent.parent / "workspace.yaml"
 
 
 def _state(record: RunRecord) -> RunState:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 from sqlalchemy.engine import RowMapping
 
 from api.limits import RateLimits
@@ -28,6 +28,7 @@ from llm_platform.storage import storage_from
 from llm_platform.storage.temporary import is_abandoned, remove
 
 RETRY_SECONDS = 5.0
+READY_SECONDS = 60.0
 MAX_UPLOADS = 16
 MAX_CONVERSIONS = 2
 
@@ -55,6 +56,7 @@ class Services:
         self.orchestrator = orchestrator
         self._submitter: Submitter | None = None
         self._closing = threading.Event()
+        self._connected = threading.Event()
         checks = {
             "redis": redis_check(settings.redis_url),
             "dagster": self._check_dagster,
@@ -79,6 +81,15 @@ class Services:
     def refresh(self, rows: Sequence[RowMapping]) -> list[RowMapping]:
         """Submissions, with what Dagster says about those that have not ended."""
         return jobs.refresh(self.database, self.orchestrator, rows)
+
+    def drain(self) -> None:
+        """The process is about to end: called in the event loop's thread while it still answers."""
+        self.health.draining = True
+        self.streams.drain()
+
+    async def ready(self) -> None:
+        """Returns when Dagster is connected, or after some time without it."""
+        await to_thread.run_sync(self._connected.wait, READY_SECONDS)
 
     def close(self) -> None:
         """Blocks until the threads have ended; the log streams are closed before, in the event loop's thread."""
@@ -113,6 +124,7 @@ class Services:
                 continue
             submitter.start()
             self.orchestrator, self._submitter = orchestrator, submitter
+            self._connected.set()
             submitter.kick()
             # Not this thread, for which closing waits: a registry that is away takes half a minute to say so.
             threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()

@@ -30,6 +30,8 @@ REMEMBERED = 1000
 """Lines that the poller keeps for readers who are up to date."""
 BATCH = 500
 """Lines that the poller reads at a time."""
+RECONNECT_MS = 200
+"""When browsers open a stream again that a draining process has ended."""
 MOST_AT_ONCE = 100
 """Lines that a reader gets at a time; what its client does not take, it holds."""
 
@@ -72,6 +74,9 @@ class Tail:
         self.last += len(lines)
         self._first = self.last - len(self._lines) + 1
         self.status = status
+        self.wake()
+
+    def wake(self) -> None:
         waiting, self.changed = self.changed, asyncio.Event()
         waiting.set()
 
@@ -94,6 +99,7 @@ class Streams:
         self._most = most_per_client
         self._clients: Counter[str] = Counter()
         self._tails: dict[str, Tail] = {}
+        self._draining = False
 
     def open(self, run_id: str, client: str, cursor: int, only: runlog.LineFilter = runlog.ALL) -> EventStream:
         """A response that sends the lines after `cursor` that are wanted, until the job has ended. Raises RateLimited."""
@@ -108,6 +114,12 @@ class Streams:
 
     def open_streams(self) -> int:
         return sum(self._clients.values())
+
+    def drain(self) -> None:
+        """Ends every stream after what is being sent, and those that are opened from now on: another process serves the next ones."""
+        self._draining = True
+        for tail in self._tails.values():
+            tail.wake()
 
     def close(self) -> None:
         for tail in self._tails.values():
@@ -127,14 +139,19 @@ class Streams:
                     yield f"event: end\ndata: {json.dumps({'status': found})}\n\n".encode()
                 else:
                     yield b"".join(event.data for event in found) or b": heartbeat\n\n"
+        if self._draining:
+            yield b"retry: %d\n: the server restarts; go on behind the last event\n\n" % RECONNECT_MS
 
     async def follow(self, run_id: str, cursor: int, only: runlog.LineFilter = runlog.ALL) -> AsyncGenerator[list[Event] | str]:
-        """The lines after `cursor` that are wanted, some at a time; none of them after a silence; at last how the job has ended."""
+        """The lines after `cursor` that are wanted, some at a time; none of them after a silence; at last how the job has ended.
+
+        While the process drains there is no such last word: the reader goes on elsewhere.
+        """
         tail = await self._join(run_id)
         clock = asyncio.get_running_loop().time
         try:
             told = clock()
-            while True:
+            while not self._draining:
                 changed, read_to, written = tail.changed, cursor, tail.last
                 if tail.behind(cursor):
                     events = await run_in_threadpool(self._read, run_id, cursor, MOST_AT_ONCE, only)

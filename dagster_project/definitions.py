@@ -12,11 +12,14 @@ from dagster_project.defs.jobs import pipeline
 from dagster_project.defs.notebook import notebook_reports
 from dagster_project.defs.preprocessing import preprocessed_splits
 from dagster_project.defs.reports import dataset_report, model_report
+from dagster_project.defs.retention import nightly_prune, prune
 from dagster_project.defs.schedules import weekly_finetuning
 from dagster_project.defs.training import adapters
 from dagster_project.defs.uploads import uploaded_dataset
 from dagster_project.defs.validation import validation, validation_checks
+from dagster_project.executors import between_steps
 from dagster_project.resources import PlatformResource
+from llm_platform.settings import Settings
 
 defs = dg.Definitions(
     assets=[
@@ -24,8 +27,8 @@ defs = dg.Definitions(
         *(dataset_report, model_report),
     ],
     asset_checks=[validation_checks],
-    jobs=[pipeline],
-    schedules=[weekly_finetuning],
+    jobs=[pipeline, prune],
+    schedules=[weekly_finetuning, nightly_prune],
     executor=dg.in_process_executor,
-    resources={"platform": PlatformResource()},
+    resources={"platform": PlatformResource(), **between_steps(Settings())},
 )

@@ -1,30 +1,36 @@
 """Launches runs as local processes, notices when one dies, and stops one even if its code server is gone.
 
 Dagster's default launcher asks the code server about its runs: a run worker that died together with the code server
-stays STARTED for ever, and cancelling it raises. Here the process itself is asked, by its pid and start time. Runs are
-started by the zygote, in milliseconds; where there is none (`dagster dev`), by the code server, as Dagster does it.
+stays STARTED for ever, and cancelling it raises; one that dies before it said STARTED is given two minutes for that. Here runs are
+started by the zygote, in milliseconds, and a thread for each waits for the end of its process, by the lock that it holds. Where there
+is no zygote (`dagster dev`) the code server starts them, as Dagster does it, and their processes are asked by pid and start time.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from contextlib import suppress
 
 import psutil
-from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
+from dagster import DagsterEventType, DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.launcher import DefaultRunLauncher, LaunchRunContext
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClassData, serialize_value
 
+from dagster_project import run_locks
 from dagster_project.run_workers import start_run_worker
 from llm_platform.settings import Settings
 
 CLOCK_SLACK_SECONDS = 2.0
 STOP_SECONDS = 10.0
 """More than a heavy node's process is given to end (see `dagster_project.pipes`)."""
+LAUNCH_SECONDS = 10.0
+"""How long a launch that a daemon was killed in may take to show a run worker: the zygote may be busy forking it."""
+GONE = "The process that ran this job died; try the job again, and it goes on from what it had finished"
 
 
 class LocalRunLauncher(DefaultRunLauncher):
@@ -37,9 +43,38 @@ class LocalRunLauncher(DefaultRunLauncher):
             return
         args = ExecuteRunArgs(job_origin=run.job_code_origin, run_id=run.run_id, instance_ref=self._instance.get_ref())
         try:
-            start_run_worker(Settings().root, serialize_value(args))
+            start_run_worker(Settings().root, run.run_id, serialize_value(args))
         except (ConnectionError, FileNotFoundError):
             super().launch_run(context)
+        else:
+            self._watch(run.run_id)
+
+    def take_over(self) -> None:
+        """Watches the runs that an earlier daemon launched, and ends those whose workers died meanwhile."""
+        unfinished = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+        for run in self._instance.get_runs(RunsFilter(statuses=unfinished)):
+            if run_locks.known(Settings().root, run.run_id) or run.status is DagsterRunStatus.STARTING:
+                self._watch(run.run_id)
+
+    def _watch(self, run_id: str) -> None:
+        threading.Thread(target=self._end_with_worker, args=(run_id,), name=f"watch-{run_id}", daemon=True).start()
+
+    def _end_with_worker(self, run_id: str) -> None:
+        """When the worker has ended and its run has not, ends the run. Should this fail, Dagster's monitoring does it in seconds."""
+        home = Settings().root
+        deadline = time.monotonic() + LAUNCH_SECONDS
+        while not run_locks.known(home, run_id) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        run_locks.wait(home, run_id)
+        run = self._instance.get_run_by_id(run_id)
+        if not run_locks.known(home, run_id) and self._worker(run_id) is not None:
+            return  # started by a code server: Dagster's monitoring asks about it
+        if run is not None and not run.is_finished:
+            if run.status is DagsterRunStatus.CANCELING:
+                self._instance.report_run_canceled(run, "The run worker was killed while it was stopped.")
+            else:
+                self._instance.report_run_failed(run, GONE)
+        run_locks.forget(home, run_id)
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(inst_data)
@@ -96,6 +131,11 @@ class LocalRunLauncher(DefaultRunLauncher):
 
     def _worker(self, run_id: str) -> tuple[int, psutil.Process | None] | None:
         """(pid, process or None if it is gone) of a run's worker; None if the worker never said its pid."""
+        with suppress(FileNotFoundError):
+            pid, lives = run_locks.holder(Settings().root, run_id)
+            with suppress(psutil.NoSuchProcess):
+                return pid, psutil.Process(pid) if lives else None
+            return pid, None
         for record in self._instance.all_logs(run_id, of_type=DagsterEventType.ENGINE_EVENT):
             event = record.dagster_event
             pid = event.event_specific_data.metadata.get("pid") if event and event.event_specific_data else None  # type: ignore[union-attr]

@@ -7,8 +7,9 @@ lives as long as it does:
                         │
                         └── the connection to the run worker
 
-The keeper tells the run worker the exit code. It kills the node's session when the run worker dies, and the node's
-process dies with its keeper. The zygote may die: nothing that runs depends on it.
+The keeper tells the run worker the exit code. It kills the node's session when the run worker dies, and in any case what the
+node's process leaves behind, also in sessions of their own; the node's process dies with its keeper. The zygote may die: nothing
+that runs depends on it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from dagster_project import worker, zygote
-from dagster_project.sessions import kill_session
+from dagster_project.sessions import adopt_orphans, kill_descendants, kill_session
 from llm_platform.agents import preload
 
 SOCKET = "node-workers.sock"
@@ -113,6 +114,7 @@ def keep(connection: socket.socket, born: Mapping[str, str]) -> int:
     """Starts the process that is asked for and stays until it has ended, or until nobody is there any more who asked for it."""
     zygote.show_name("node-keeper")
     os.setsid()  # what is sent to the zygote's group is not for this one
+    adopt_orphans()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # nor is a request to stop, before the node's process has ended
         signal.signal(number, signal.SIG_IGN)
     request, files = zygote.receive(connection, files=2)
@@ -130,6 +132,7 @@ def keep(connection: socket.socket, born: Mapping[str, str]) -> int:
         if end not in dict(either.poll()):
             kill_session(pid)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        kill_descendants()
         with suppress(OSError):
             connection.sendall(_NUMBER.pack(code))
     return 0

@@ -22,7 +22,7 @@ from dagster._utils.interrupts import capture_interrupts
 
 from dagster_project import worker
 from dagster_project.node_workers import NodeWorker
-from dagster_project.sessions import kill_session
+from dagster_project.sessions import MARK, kill_marked, kill_session
 from llm_platform.agents import Node, Platform
 from llm_platform.errors import PlatformError, TrainingError, from_body
 from llm_platform.notebook_process import kill_all
@@ -40,13 +40,21 @@ def run_in_process_group(context: dg.OpExecutionContext, platform: Platform, nod
         message_reader=dg.PipesTempFileMessageReader(),
         extras={"node": node.to_dict()},
     ) as session:
-        process = _start(platform.settings.root, worker.QUIET_THREADS | dict(os.environ) | dict(session.get_bootstrap_env_vars()))
+        folder = str(node.work(platform))
+        env = worker.QUIET_THREADS | dict(os.environ) | dict(session.get_bootstrap_env_vars()) | {MARK: folder}
+        process = _start(platform.settings.root, env)
         try:
             code = process.wait()
         finally:
             with capture_interrupts():  # a second request to stop must not cut the cleaning up short
                 _end_group(process)
-                _sweep(platform, node)
+                kill_marked(folder)
+                sweep(platform, node)
+    return outcome(platform, node, code)
+
+
+def outcome(platform: Platform, node: Node, code: int) -> NodeResult:
+    """What a node's process that ended with this exit code has made. Raises what it raised."""
     if code == 0:
         row = platform.database.node(node.run_id, node.agent_name)
         if row is not None and row["result"] is not None:
@@ -87,7 +95,7 @@ def _end_group(process: subprocess.Popen[bytes] | NodeWorker) -> None:
     kill_session(process.pid)
 
 
-def _sweep(platform: Platform, node: Node) -> None:
+def sweep(platform: Platform, node: Node) -> None:
     """Removes what a killed process could not: what a notebook started, and folders that were being written, by their .tmp."""
     if node.agent_class is AgentClass.NOTEBOOK:
         kill_all(node.work(platform))

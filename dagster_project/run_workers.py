@@ -11,7 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
 
-from dagster_project import zygote
+from dagster_project import run_locks, zygote
+from llm_platform.settings import Settings
 
 SOCKET = "run-workers.sock"
 
@@ -31,32 +32,39 @@ def preload() -> None:
     import_module("pyarrow.parquet")
     import_module("rensa")
     import_module("scipy.sparse.csgraph")
+    settings = Settings()
+    if settings.dagster_database_url:
+        import_module("dagster_postgres")
+    if settings.compute_logs_bucket:
+        import_module("dagster_aws.s3.compute_log_manager")
 
 
-def start_run_worker(home: Path, execute_run_args: str) -> int:
+def start_run_worker(home: Path, run_id: str, execute_run_args: str) -> int:
     """Asks the zygote of this home to run what `dagster api execute_run` takes; the new process's pid.
 
-    Raises ConnectionError or FileNotFoundError when there is no zygote: then nothing was started.
+    The process holds the lock of its run (`run_locks`). Raises ConnectionError or FileNotFoundError when there is no zygote, or when
+    it, or what it forked, died at once: then nothing runs.
     """
     with zygote.connect(home, SOCKET) as connection:
-        zygote.send(connection, execute_run_args)
+        zygote.send(connection, [run_id, execute_run_args])
         answer = connection.makefile("rb").read()
     if not answer:
-        raise RuntimeError("The zygote closed the connection without a word")
+        raise ConnectionResetError("The zygote closed the connection without a word")
     return int(answer)
 
 
 def serve(home: Path) -> NoReturn:
     zygote.show_name("run-zygote")
-    zygote.serve(home, SOCKET, _run)
+    zygote.serve(home, SOCKET, lambda connection: _run(home, connection))
 
 
-def _run(connection: socket.socket) -> int:
+def _run(home: Path, connection: socket.socket) -> int:
     """Becomes the run worker that is asked for."""
     os.setsid()
     zygote.show_name("run-worker")
     with connection:
-        args, _ = zygote.receive(connection)
+        (run_id, args), _ = zygote.receive(connection)
+        run_locks.hold(home, run_id)
         connection.sendall(str(os.getpid()).encode())
     zygote.reseed()
     from dagster._cli.api import execute_run_command

@@ -17,12 +17,14 @@ from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from dagster_project.config import stage_config
 from dagster_project.defs.partitions import RUN_ID_TAG, run_ids
+from dagster_project.executors import HEAVY, node_tags
 from dagster_project.pipes import run_in_process_group
 from dagster_project.resources import PlatformResource
 from llm_platform.agents import Node, Platform, needs_process, run_node
 from llm_platform.database import now
 from llm_platform.errors import InvalidConfig, PlatformError
 from llm_platform.runlog import RunLogReporter
+from llm_platform.settings import Settings
 from llm_platform.signals import keep_asked
 from llm_platform.specs import STAGES, AgentClass
 from llm_platform.specs.agents import CONFIGS
@@ -63,7 +65,7 @@ def stage_asset(
             body = {**node, "run_id": context.partition_key, "agent_class": agent_class.value, "peers": len(planned["nodes"])}
             yield dg.DynamicOutput({"node": body, "max_retries": planned["max_retries"]}, mapping_key=key)
 
-    @dg.op(name=f"{stage}_node", out=dg.Out(dict))
+    @dg.op(name=f"{stage}_node", out=dg.Out(dict), tags=node_tags(agent_class, Settings()))
     def node(context: dg.OpExecutionContext, platform: PlatformResource, planned: dict[str, Any]) -> dg.Output[dict[str, Any]]:
         services = platform.get()
         work = _parsed(planned["node"])
@@ -112,6 +114,12 @@ def stage_asset(
 
 def _run(context: dg.OpExecutionContext, platform: Platform, node: Node) -> NodeResult:
     if needs_process(platform, node):
+        if platform.settings.executor == "ray" and node.agent_class in HEAVY:
+            try:
+                from dagster_project.ray_workers import run_on_ray  # Ray takes a second, which the embedded default need not pay
+            except ModuleNotFoundError as error:
+                raise InvalidConfig("LLM_PLATFORM_EXECUTOR is ray, but Ray is missing: pip install 'llm-platform[ray]'") from error
+            return run_on_ray(context, platform, node)
         return run_in_process_group(context, platform, node)
 
     def forward(level: str, message: str) -> None:

@@ -26,6 +26,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _cancel)
     signal.signal(signal.SIGINT, _cancel)
 
+    from llm_platform.training.devices import is_beside
+
+    if is_beside():
+        return _beside()
+
     from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, open_dagster_pipes
 
     if DAGSTER_PIPES_CONTEXT_ENV_VAR not in os.environ:
@@ -56,6 +61,21 @@ def main() -> int:
                 return 130
             finally:
                 platform.close()
+    return 0
+
+
+def _beside() -> int:
+    from llm_platform.agents import help_train
+    from llm_platform.errors import Cancelled, PlatformError
+    from llm_platform.settings import Settings
+
+    try:
+        help_train(Settings())
+    except PlatformError as error:  # rank 0 tells it
+        print(error.message, file=sys.stderr)
+        return 1
+    except Cancelled:
+        return 130
     return 0
 
 

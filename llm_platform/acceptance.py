@@ -11,6 +11,7 @@ from typing import Any
 from llm_platform import notebooks
 from llm_platform.database import Database
 from llm_platform.errors import DatasetError, InvalidConfig, PlatformError
+from llm_platform.evaluation.benchmarks import check_installed
 from llm_platform.export.packages import check_gguf
 from llm_platform.keys import OPERATOR, Caller
 from llm_platform.settings import Settings
@@ -67,10 +68,8 @@ class Checks:
                     _check_template(node, node.config)
                     for columns in self._columns_before(node):
                         _check_mapping(node, "template_mapping", columns, node.config)
-                case EvaluationConfig(dataset_id=str(dataset_id)):
-                    columns = self._known_columns(node, dataset_id)
-                    for mapping in self._preprocessing_before(node):
-                        _check_mapping(node, "dataset_id", columns, mapping)
+                case EvaluationConfig():
+                    self._evaluation(node, node.config)
                 case ComparisonConfig():
                     for model_id in node.config.model_ids:
                         self._known_model(node, model_id, node.config.metric)
@@ -122,7 +121,15 @@ class Checks:
             if what := next((what for end, what in OPERATORS_OWN.items() if name.endswith(end)), None):
                 text = f"Parameter '{name}' is {what}; it is set from the node's inputs, or by an admin"
                 raise placed(InvalidConfig(text), node, f"parameters.{name}")
-        with_place(node, "notebook", notebooks.check, config.notebook, dict(config.parameters), self._settings)
+        with_place(node, "notebook", notebooks.check, config.notebook, dict(config.parameters), self._settings, self._storage)
+
+    def _evaluation(self, node: NodeSpec, config: EvaluationConfig) -> None:
+        if config.benchmarks:
+            with_place(node, "benchmarks", check_installed)
+        if config.dataset_id is not None:
+            columns = self._known_columns(node, config.dataset_id)
+            for mapping in self._preprocessing_before(node):
+                _check_mapping(node, "dataset_id", columns, mapping)
 
     def _known_columns(self, node: NodeSpec, dataset_id: str) -> list[str]:
         row = self._database.dataset(dataset_id)

@@ -7,7 +7,7 @@ folder stays what belongs to the run's models, unless they are to go too, and wh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -22,19 +22,26 @@ from llm_platform.jobs import job_id
 from llm_platform.registry import Registry
 from llm_platform.settings import Settings
 from llm_platform.specs.resources import ArtifactsDeleted, KeptArtifact
-from llm_platform.storage import Storage
+from llm_platform.storage import Stat, Storage
 
 HOLD = timedelta(minutes=10)
 """How long a deletion that was killed keeps others from the job."""
 
 
 def delete(
-    row: RowMapping, settings: Settings, database: Database, storage: Storage, registry: Registry, *, models: bool
+    row: RowMapping,
+    settings: Settings,
+    database: Database,
+    storage: Storage,
+    registry: Registry,
+    *,
+    models: bool,
+    needed: Collection[str] = (),
 ) -> ArtifactsDeleted:
     """Deletes an ended job's artifacts and unfinished work; with `models` its models too. Doing it again deletes what is left.
 
-    A node that lost something is done again by a retry. Raises Conflict for a job that has not ended, is being deleted or tried again,
-    or, with `models`, whose model a job that has not ended names.
+    Addresses that are `needed` stay. A node that lost something is done again by a retry. Raises Conflict for a job that has not ended, is
+    being deleted or tried again, or, with `models`, whose model a job that has not ended names.
     """
     run_id, name = row["run_id"], job_id(row["run_id"])
     if row["status"] not in FINAL:
@@ -44,30 +51,52 @@ def delete(
     if not database.hold(run_id, HOLD):
         raise Conflict(f"Job '{name}' is being tried again, or its artifacts are being deleted; ask for it and try again")
     try:
-        return _Deletion(run_id, settings, database, storage, registry).run(models)
+        return _Deletion(run_id, settings, database, storage, registry, needed).run(models)
     finally:
         database.release(run_id)
 
 
+def deletable(
+    run_id: str, settings: Settings, database: Database, storage: Storage, registry: Registry, needed: Collection[str]
+) -> list[Stat]:
+    """The files that `delete` without `models` would remove."""
+    return [] if run_id == CACHE else _Deletion(run_id, settings, database, storage, registry, needed).files()
+
+
 class _Deletion:
-    def __init__(self, run_id: str, settings: Settings, database: Database, storage: Storage, registry: Registry) -> None:
+    def __init__(
+        self, run_id: str, settings: Settings, database: Database, storage: Storage, registry: Registry, needed: Collection[str]
+    ) -> None:
         self._run_id = run_id
         self._settings = settings
         self._database = database
         self._storage = storage
         self._registry = registry
         self._root = f"s3://{settings.artifacts_bucket}/{run_id}"
+        self._needed = {address: "needed by a model" for address in needed if address.startswith(f"{self._root}/")}
+
+    def files(self) -> list[Stat]:
+        nodes = self._database.nodes([self._run_id])[self._run_id]
+        _, stays = self._sorted(nodes, self._kept(nodes))
+        return [file for file in self._storage.list_files(self._root) if not any(_within(file.address, address) for address in stays)]
+
+    def _kept(self, nodes: Iterable[RowMapping]) -> dict[str, str]:
+        return self._needed | self._read_by_others() | self._of_models(self._models(nodes))
+
+    def _sorted(self, nodes: Iterable[RowMapping], kept: Collection[str]) -> tuple[set[str], list[str]]:
+        """(artifacts that go, addresses that stay)."""
+        made = {address for node in nodes for address in _artifacts(node).values() if address.startswith(f"{self._root}/")}
+        doomed = {address for address in made if not _meets(address, kept)}
+        # A folder stays as a whole, or its manifest would list what is not there.
+        return doomed, [*kept, *(made - doomed)]
 
     def run(self, models: bool) -> ArtifactsDeleted:
         nodes = self._database.nodes([self._run_id])[self._run_id]
         owned = self._models(nodes)
-        kept = self._read_by_others() | ({} if models else self._of_models(owned))
+        kept = self._read_by_others() if models else self._kept(nodes)
         if models:
             self._delete_models(owned)
-        made = {address for node in nodes for address in _artifacts(node).values() if address.startswith(f"{self._root}/")}
-        doomed = {address for address in made if not _meets(address, kept)}
-        # A folder stays as a whole, or its manifest would list what is not there.
-        stays = [*kept, *(made - doomed)]
+        doomed, stays = self._sorted(nodes, kept)
         before = sum(file.size_bytes for file in self._storage.list_files(self._root))
         self._forget(nodes, doomed, owned if models else set())
         for address in sorted(doomed):

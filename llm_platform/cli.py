@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from llm_platform.errors import Conflict, InvalidConfig, InvalidInput, PlatformError
+
+ServiceName = Literal["api", "dagster-code", "dagster-daemon", "dagster-webserver", "dagster-workers", "mlflow"]
 
 if TYPE_CHECKING:
     from llm_platform.database import Database
@@ -69,6 +71,81 @@ def up(
 
 
 @app.command()
+def serve(
+    service: Annotated[ServiceName, typer.Argument(help="Which of them.")],
+    host: Annotated[str, typer.Option(help="Address on which it listens. All but the API ask nobody for a key.")] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="api 8000, dagster-code 4000, dagster-webserver 3000, mlflow 5000.")
+    ] = None,
+    advertise: Annotated[str | None, typer.Option(help="dagster-code: the name under which the other services find it.")] = None,
+    home: HomeOption = None,
+) -> None:
+    """Run one service of the platform alone, as containers do. dagster-code comes first: it writes where the others find it."""
+    from llm_platform.supervisor.single import serve as run
+
+    run(_settings(home), service, host=host, port=port, advertise=advertise)
+
+
+@app.command()
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Say what is configured, whether it can be reached and used, and what to do where not; 1 if something is wrong."""
+    from llm_platform.check import main as run
+
+    raise typer.Exit(run(_settings(home), as_json))
+
+
+@app.command("restart-api")
+def restart_api(home: HomeOption = None) -> None:
+    """Replace the API's process by a new one without refusing or losing a request. Dagster, MLflow and jobs go on."""
+    from llm_platform.supervisor.restart import restart_api as run
+
+    before, after = run(_settings(home))
+    typer.echo(f"Process {after} serves the API; process {before} ends when the requests that it has are answered")
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option(help="Age, such as 30d or 12h; LLM_PLATFORM_RETENTION_DAYS, if not given.", metavar="AGE")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes/--dry-run", help="Remove it; else only show what would go.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that goes as JSON.")] = False,
+    home: HomeOption = None,
+) -> None:
+    """Show what is old and nobody needs, or remove it: runs, logs, checkpoints, artifacts, incomplete uploads. Models stay whole."""
+    from llm_platform.retention_view import main as run
+
+    raise typer.Exit(run(older_than, yes, as_json, _settings(home)))
+
+
+@app.command()
+def backup(
+    folder: Annotated[Path, typer.Argument(help="A new folder, with room for all of the home folder.", file_okay=False)],
+    home: HomeOption = None,
+) -> None:
+    """Copy everything that is kept in the home folder, also while the platform runs. For Postgres and S3 see docs/deployment.md."""
+    from llm_platform.backup import backup as run
+
+    typer.echo(f"{run(_settings(home), folder):,} bytes in {folder}")
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="What `backup` made.", exists=True, file_okay=False)],
+    home: HomeOption = None,
+) -> None:
+    """Make a home folder, which must be empty or not there, from a backup."""
+    from llm_platform.backup import restore as run
+
+    settings = _settings(home)
+    run(settings, folder)
+    typer.echo(f"Restored into {settings.root}; start it with 'llm-platform up'")
+
+
+@app.command()
 def demo(
     home: HomeOption = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the platform running afterwards, until Ctrl-C.")] = False,
@@ -93,7 +170,8 @@ def cp(
     from llm_platform.storage import parse_address, storage_from
 
     settings = _settings(home)
-    parse_address(address, [settings.datasets_bucket, settings.artifacts_bucket, *settings.extra_buckets])
+    notebooks = [root.split("/")[2] for root in settings.notebook_roots if isinstance(root, str)]
+    parse_address(address, [settings.datasets_bucket, settings.artifacts_bucket, *settings.extra_buckets, *notebooks])
     stored = storage_from(settings).put_file(file, address)
     typer.echo(f"{stored.address}  {stored.size_bytes:,} bytes  sha256 {stored.sha256}")
 
@@ -281,9 +359,15 @@ def _database(home: Path | None) -> Iterator[Database]:
 
 
 def _settings(home: Path | None) -> Settings:
+    from pydantic import ValidationError
+
     from llm_platform.settings import Settings
 
-    return Settings() if home is None else Settings(home=home)
+    try:
+        return Settings() if home is None else Settings(home=home)
+    except ValidationError as error:
+        wrong = [f"{'LLM_PLATFORM_' + str(item['loc'][0]).upper() + ': ' if item['loc'] else ''}{item['msg']}" for item in error.errors()]
+        raise InvalidConfig("The settings are wrong: " + "; ".join(wrong)) from None
 
 
 def main() -> None:

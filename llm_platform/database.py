@@ -17,14 +17,15 @@ import sqlalchemy.event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine, RowMapping
 
-from llm_platform import tables
-from llm_platform.settings import Settings
+from llm_platform import schema, tables
+from llm_platform.settings import Settings, with_driver
 from llm_platform.tables import datasets, models, nodes, submissions, upload_keys
 
 FINAL = ("completed", "failed", "cancelled")
+OPEN = ("pending", "running")
+"""The others, by which an index finds them among many thousands that have ended."""
 UNASKED: dict[str, Any] = {"cancel_requested": False, "keep_requested": None, "checkpoint_requested_at": None}
 """A submission whose new run nobody has asked for anything yet."""
-
 
 Check = Callable[[Connection], None]
 """Called in the transaction, after the insertion; what it raises takes the insertion back."""
@@ -36,6 +37,15 @@ def _no_check(_: Connection) -> None:
 
 def now() -> datetime:
     return datetime.now(UTC)
+
+
+LONGEST_CLAIM = timedelta(minutes=15)  # one that goes on for longer was made before the clock was set back
+
+
+def _free() -> sa.ColumnElement[bool]:
+    """Whether no process holds a claim on a submission."""
+    until = submissions.c.claimed_until
+    return sa.or_(until.is_(None), sa.not_(until.between(now(), now() + LONGEST_CLAIM)))
 
 
 def _tune_sqlite(connection: Any, _record: Any) -> None:
@@ -60,18 +70,20 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        # SQLAlchemy 2.1 reads a bare postgresql:// as psycopg 3, which is not what dagster-postgres installs.
-        url = url.replace("postgresql://", "postgresql+psycopg2://", 1)
-        self.engine: Engine = sa.create_engine(url, pool_pre_ping=not url.startswith("sqlite"))
+        url = with_driver(url)
+        self.engine: Engine = sa.create_engine(url, json_deserializer=tables.read_json, pool_pre_ping=not url.startswith("sqlite"))
         self._insert: Any = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
         if self.engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(self.engine, "connect", _tune_sqlite)
             sqlalchemy.event.listen(self.engine, "begin", _begin_immediate)
         self._writer = self.engine.execution_options(writes=True)
-        with self.write() as connection:
-            if self.engine.dialect.name == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(727274)"))  # two processes must not create at once
-            tables.create(connection)
+        with self.read() as connection:
+            is_current = schema.state(connection).is_current
+        if not is_current:
+            with self.write() as connection:
+                if self.engine.dialect.name == "postgresql":
+                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(727274)"))  # two processes must not create at once
+                schema.upgrade(connection)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Database:
@@ -122,9 +134,7 @@ class Database:
 
         One that was asked to stop is left for `withdraw`.
         """
-        at = now()
-        free = sa.or_(submissions.c.claimed_until.is_(None), submissions.c.claimed_until < at)
-        open_ = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending", free)
+        open_ = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending", _free())
         with self.write() as connection:
             query = (
                 sa.select(submissions)
@@ -137,7 +147,7 @@ class Database:
             connection.execute(
                 sa.update(submissions)
                 .where(submissions.c.run_id.in_(ids))
-                .values(claimed_until=at + timedelta(seconds=lease), attempts=submissions.c.attempts + 1)
+                .values(claimed_until=now() + timedelta(seconds=lease), attempts=submissions.c.attempts + 1)
             )
         return list(rows)
 
@@ -152,8 +162,7 @@ class Database:
 
     def withdraw(self, run_id: str) -> bool:
         """Cancels a submission that no process holds a claim on, so that it never becomes a Dagster run. True if it did."""
-        free = sa.or_(submissions.c.claimed_until.is_(None), submissions.c.claimed_until < now())
-        open_ = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending", free)
+        open_ = sa.and_(submissions.c.submitted.is_(False), submissions.c.status == "pending", _free())
         query = sa.update(submissions).where(submissions.c.run_id == run_id, open_)
         with self.write() as connection:
             return connection.execute(query.values(status="cancelled", cancel_requested=True, ended_at=now())).rowcount == 1
@@ -196,8 +205,7 @@ class Database:
 
         Its nodes that did not complete wait again; those that did keep what they made.
         """
-        held = sa.and_(submissions.c.claimed_until.is_not(None), submissions.c.claimed_until >= now())
-        ended = sa.and_(submissions.c.run_id == run_id, submissions.c.status.in_(("failed", "cancelled")), sa.not_(held))
+        ended = sa.and_(submissions.c.run_id == run_id, submissions.c.status.in_(("failed", "cancelled")), _free())
         again = dict(dagster_run_id=dagster_run_id, status="pending", submitted=False, claimed_until=None, **UNASKED)
         again |= dict(attempts=0, error=None, started_at=None, ended_at=None, retried_at=now())
         undone = sa.and_(nodes.c.run_id == run_id, nodes.c.status.in_(("failed", "cancelled")))
@@ -210,8 +218,7 @@ class Database:
 
     def hold(self, run_id: str, lease: timedelta) -> bool:
         """Keeps an ended job from being tried again until `release`, at most for `lease`. True for one of several at once."""
-        free = sa.or_(submissions.c.claimed_until.is_(None), submissions.c.claimed_until < now())
-        query = sa.update(submissions).where(submissions.c.run_id == run_id, submissions.c.status.in_(FINAL), free)
+        query = sa.update(submissions).where(submissions.c.run_id == run_id, submissions.c.status.in_(FINAL), _free())
         with self.write() as connection:
             return connection.execute(query.values(claimed_until=now() + lease)).rowcount == 1
 
@@ -236,7 +243,7 @@ class Database:
 
     def open_submissions(self) -> list[RowMapping]:
         """Those whose final state is not yet known here, oldest first."""
-        query = sa.select(submissions).where(submissions.c.status.not_in(FINAL)).order_by(submissions.c.created_at)
+        query = sa.select(submissions).where(submissions.c.status.in_(OPEN)).order_by(submissions.c.created_at)
         with self.read() as connection:
             return list(connection.execute(query).mappings())
 

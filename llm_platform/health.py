@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from llm_platform.errors import PlatformError
 from llm_platform.specs.resources import Health, ServiceStatus
 
 CHECK_SECONDS = 2.0
@@ -39,6 +40,9 @@ class HealthMonitor:
         self._running: dict[str, Future[None]] = {}
         self._lock = asyncio.Lock()
         self._last: tuple[float, Health] | None = None
+        self._ill: set[str] = set()
+        self.draining = False
+        """Whether this process is about to end: then it says that it is unhealthy, so that a proxy sends the next requests elsewhere."""
         self.version = version("llm-platform")
 
     async def health(self) -> Health:
@@ -47,7 +51,10 @@ class HealthMonitor:
             if self._last is None or time.monotonic() - self._last[0] > CACHE_SECONDS:
                 found = await self._look()
                 self._last = (time.monotonic(), found)
-            return self._last[1]
+            found = self._last[1]
+        if not self.draining:
+            return found
+        return found.model_copy(update={"status": "unhealthy", "services": {**found.services, "api": "unhealthy"}})
 
     async def _look(self) -> Health:
         for name, check in self._checks.items():
@@ -56,8 +63,21 @@ class HealthMonitor:
         await asyncio.to_thread(wait, list(self._running.values()), CHECK_SECONDS)
         services: dict[str, ServiceStatus] = {"api": "healthy"}
         services |= {name: self._status(name, check) for name, check in self._checks.items()}
+        self._tell(services)
         overall = "unhealthy" if "unhealthy" in services.values() else "healthy"
         return Health(status=overall, version=self.version, services=services)
+
+    def _tell(self, services: Mapping[str, ServiceStatus]) -> None:
+        """One line in the log for each service whose state has changed."""
+        ill = {name for name, status in services.items() if status == "unhealthy"}
+        for name in sorted(ill - self._ill):
+            future = self._running[name]
+            error = future.exception() if future.done() else TimeoutError()
+            # Other errors' texts may name users and addresses of services.
+            log.warning("Service %s is unhealthy: %s", name, error.message if isinstance(error, PlatformError) else type(error).__name__)
+        for name in sorted(self._ill - ill):
+            log.warning("Service %s is healthy again", name)
+        self._ill = ill
 
     def _status(self, name: str, check: Check | None) -> ServiceStatus:
         if check is None:
@@ -65,10 +85,7 @@ class HealthMonitor:
         future = self._running[name]
         if not future.done():
             return "unhealthy"
-        if error := future.exception():
-            log.debug("Service %s is unhealthy", name, exc_info=error)
-            return "unhealthy"
-        return "healthy"
+        return "unhealthy" if future.exception() else "healthy"
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -34,7 +34,7 @@ def model_report(model_id: str, config: NotebookConfig, platform: Platform, repo
     Raises NotFound, InvalidConfig for a model that was not evaluated, and as `notebooks.run` does.
     """
     model = registered(model_id, platform.registry)
-    wanted = notebooks.parameters_of(config.notebook, platform.settings)
+    wanted = notebooks.parameters_of(config.notebook, platform.settings, platform.storage)
     inputs = platform.settings.work / "inputs"
     given = {"model_id": model_id, "base_model": model.base_model}
     if wanted.keys() & {"examples_path", "evaluation_path"}:
@@ -46,7 +46,7 @@ def model_report(model_id: str, config: NotebookConfig, platform: Platform, repo
 
 
 def _report(key: str, given: dict[str, str], config: NotebookConfig, platform: Platform, reporter: Reporter) -> NodeResult:
-    wanted = notebooks.parameters_of(config.notebook, platform.settings)
+    wanted = notebooks.parameters_of(config.notebook, platform.settings, platform.storage)
     home = f"s3://{platform.settings.artifacts_bucket}/{FOLDER}/{key}"
     with tempfile.TemporaryDirectory(prefix="report-", suffix=".tmp", dir=platform.settings.work) as scratch:
         return execute(config, {name: value for name, value in given.items() if name in wanted}, home, Path(scratch), platform, reporter)

@@ -20,8 +20,8 @@ ARTIFACTS: dict[NotebookFormat, str] = {"ipynb": "notebook", "html": "html"}
 MEDIA_TYPES: dict[NotebookFormat, str] = {"ipynb": "application/x-ipynb+json", "html": "text/html; charset=utf-8"}
 
 
-def described(name: str, settings: Settings) -> Notebook:
-    found = notebooks.describe(name, settings)
+def described(name: str, settings: Settings, storage: Storage) -> Notebook:
+    found = notebooks.describe(name, settings, storage)
     parameters = [NotebookParameter(name=p.name, type=p.type, optional=p.optional, default=p.value, help=p.help) for p in found.parameters]
     return Notebook(name=name, title=found.title, description=found.text, parameters=parameters, problem=found.problem)
 

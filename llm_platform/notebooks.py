@@ -1,7 +1,8 @@
 """Parameterized notebooks as work: which may run, with which parameters, and one execution kept as .ipynb and .html.
 
-A notebook is allowed by lying in the project's `notebooks/` folder or in one of `Settings.notebook_roots`. Its cell
-tagged `parameters` says what it takes; that is checked before anything runs.
+A notebook is allowed by lying in the project's `notebooks/` folder or in one of `Settings.notebook_roots`, which are folders, or
+buckets of the object store and folders in them. Its cell tagged `parameters` says what it takes; that is checked before anything
+runs. Functions take the object store where there is one at hand, else they make it from the settings.
 """
 
 from __future__ import annotations
@@ -25,12 +26,16 @@ from llm_platform.specs.base import NAME
 if TYPE_CHECKING:
     from llm_platform.notebook_kernel import Execution
     from llm_platform.settings import Settings
+    from llm_platform.storage import Storage
 
 Value = str | int | float | bool | None
 ALLOWED_TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (float, int), "bool": (bool,)}
 PROJECT_NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The Content-Security-Policy of an executed notebook's page; a server adds `sandbox`, which only a header can say."""
+SCHEME = "s3://"
+MAX_BYTES = 64 * 2**20
+"""Of a notebook that is fetched from a bucket."""
 TRACEBACK_LINES = 15
 POLL_SECONDS = 0.25
 HIDDEN = "$LLM_PLATFORM_HOME"
@@ -83,39 +88,41 @@ class NotebookRun:
     cells: int
 
 
-def allowed(settings: Settings) -> dict[str, Path]:
-    """The notebooks that may run, by name. The project's own win over those of other folders."""
-    found: dict[str, Path] = {}
-    for root in (PROJECT_NOTEBOOKS, *settings.notebook_roots):
-        folder = root.expanduser().resolve()
-        for path in sorted(folder.glob("*.ipynb")):
-            # A link that leads out of the folder is no notebook of the folder.
-            if path.is_file() and path.resolve().parent == folder and re.fullmatch(NAME, path.stem):
-                found.setdefault(path.stem, path.resolve())
+def allowed(settings: Settings, storage: Storage | None = None) -> dict[str, Path | str]:
+    """The notebooks that may run, by name: a file, or an address in the object store.
+
+    The project's own win over those of folders, and those over buckets'.
+    """
+    found: dict[str, Path | str] = dict(_in_folders(settings))
+    for root in _buckets(settings):
+        bucket, _, folder = root.removeprefix(SCHEME).partition("/")
+        for name in (storage or _storage(settings)).children(bucket, folder):
+            if name.endswith(".ipynb") and re.fullmatch(NAME, name.removesuffix(".ipynb")):
+                found.setdefault(name.removesuffix(".ipynb"), f"{root}/{name}")
     return found
 
 
-def describe(name: str, settings: Settings) -> Description:
-    """An allowed notebook by its own words: the first heading, and the paragraph below it. Raises InvalidConfig if there is none."""
-    path = _find(name, settings)
-    problem, parameters = None, ()
+def describe(name: str, settings: Settings, storage: Storage | None = None) -> Description:
+    """A notebook by its own words: the first heading, and the paragraph below it."""
+    title, text, parameters, problem = "", "", (), None
     try:
-        parameters = tuple(parameters_of(name, settings).values())
+        path = _find(name, settings, storage)
+        title, text = _words(path, path.stat().st_mtime_ns)
+        parameters = _inspect(path, path.stat().st_mtime_ns)
     except InvalidConfig as error:
         problem = error.message
-    title, text = _words(path, path.stat().st_mtime_ns)
-    return Description(name, title or name, text, parameters, problem)
+    return Description(name, title or name, text, tuple(parameter for _, parameter in parameters), problem)
 
 
-def parameters_of(name: str, settings: Settings) -> dict[str, Parameter]:
+def parameters_of(name: str, settings: Settings, storage: Storage | None = None) -> dict[str, Parameter]:
     """The parameters of an allowed notebook. Raises InvalidConfig if it is not allowed or cannot take parameters."""
-    path = _find(name, settings)
+    path = _find(name, settings, storage)
     return dict(_inspect(path, path.stat().st_mtime_ns))
 
 
-def check(name: str, parameters: dict[str, Value], settings: Settings) -> None:
+def check(name: str, parameters: dict[str, Value], settings: Settings, storage: Storage | None = None) -> None:
     """Raises InvalidConfig, with every error, if the notebook is not allowed or does not take these parameters."""
-    known = parameters_of(name, settings)
+    known = parameters_of(name, settings, storage)
     errors = []
     for key, value in parameters.items():
         parameter = known.get(key)
@@ -137,6 +144,7 @@ def run(
     timeout: int,
     settings: Settings,
     memory_mb: int | None = None,
+    storage: Storage | None = None,
 ) -> NotebookRun:
     """Executes an allowed notebook into the file `out` and an .html beside it, its output and progress going to the reporter.
 
@@ -144,14 +152,15 @@ def run(
     more than `memory_mb` MiB in memory; what had run by then is kept in both files, and the cell with its traceback is in the log.
     However it ends, the kernel and all processes that it started are gone.
     """
-    check(name, parameters, settings)
+    check(name, parameters, settings, storage)
     from llm_platform.notebook_kernel import Execution
 
     started = time.monotonic()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="notebook-", suffix=".tmp", dir=out.parent) as scratch:
         folder = Path(scratch)
-        execution = Execution(_find(name, settings), dict(parameters), out, folder, reporter, lambda text: _hidden(text, settings, folder))
+        source = _find(name, settings, storage)
+        execution = Execution(source, dict(parameters), out, folder, reporter, lambda text: _hidden(text, settings, folder))
         execution.start()
         error: TrainingError | None = None
         try:
@@ -187,12 +196,48 @@ def _limit(name: str, execution: Execution, seconds: float, timeout: int, memory
     return None
 
 
-def _find(name: str, settings: Settings) -> Path:
-    notebooks = allowed(settings)
-    if name not in notebooks:
+def _in_folders(settings: Settings) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for root in (PROJECT_NOTEBOOKS, *(root for root in settings.notebook_roots if isinstance(root, Path))):
+        folder = root.expanduser().resolve()
+        for path in sorted(folder.glob("*.ipynb")):
+            # A link that leads out of the folder is no notebook of the folder.
+            if path.is_file() and path.resolve().parent == folder and re.fullmatch(NAME, path.stem):
+                found.setdefault(path.stem, path.resolve())
+    return found
+
+
+def _buckets(settings: Settings) -> list[str]:
+    return [root for root in settings.notebook_roots if isinstance(root, str)]
+
+
+def _storage(settings: Settings) -> Storage:
+    from llm_platform.storage import storage_from
+
+    return storage_from(settings)
+
+
+def _find(name: str, settings: Settings, storage: Storage | None) -> Path:
+    """The notebook's file; of one in a bucket, a copy. What lies in a folder is found also while the object store does not answer."""
+    if path := _in_folders(settings).get(name):
+        return path
+    storage = storage or (_storage(settings) if _buckets(settings) else None)
+    notebooks = allowed(settings, storage)
+    place = notebooks.get(name)
+    if place is None:
         message = f"Unknown notebook '{name[:100]}'; allowed are {', '.join(notebooks) or 'none'}"
         raise InvalidConfig(message, errors=[{"field": "notebook", "agent": None, "message": message}])
-    return notebooks[name]
+    if isinstance(place, Path) or storage is None:  # a folder's, that was put there just now
+        return Path(place)
+    stat = storage.stat(place)
+    if stat is None or stat.is_folder or stat.size_bytes > MAX_BYTES:
+        raise _unusable(name, f"in its bucket is no file of at most {MAX_BYTES // 2**20} MiB")
+    return storage.as_local(place, settings.work / "notebooks")
+
+
+def _unusable(name: str, reason: str) -> InvalidConfig:
+    message = f"Notebook '{name}' cannot be used: {reason}"
+    return InvalidConfig(message, errors=[{"field": "notebook", "agent": None, "message": message}])
 
 
 @lru_cache(maxsize=256)
@@ -200,25 +245,21 @@ def _inspect(path: Path, _changed: int) -> tuple[tuple[str, Parameter], ...]:
     """The parameters cell, read once for each version of the file."""
     import nbformat
 
-    def unusable(reason: str) -> InvalidConfig:
-        message = f"Notebook '{path.stem}' cannot be used: {reason}"
-        return InvalidConfig(message, errors=[{"field": "notebook", "agent": None, "message": message}])
-
     try:
         notebook = nbformat.read(path, as_version=4)
         metadata = notebook.metadata
         tagged = [cell for cell in notebook.cells if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])]
     except Exception as error:  # nbformat raises whatever its JSON and schema libraries raise
-        raise unusable(f"it is no notebook ({type(error).__name__})") from error
+        raise _unusable(path.stem, f"it is no notebook ({type(error).__name__})") from error
     language = metadata.get("kernelspec", {}).get("language") or metadata.get("language_info", {}).get("name") or "python"
     if language != "python":
-        raise unusable(f"it is written in {language[:50]}; notebooks here are run by Python")
+        raise _unusable(path.stem, f"it is written in {language[:50]}; notebooks here are run by Python")
     if len(tagged) != 1:
-        raise unusable(f"it needs one cell tagged 'parameters'; it has {len(tagged)}")
+        raise _unusable(path.stem, f"it needs one cell tagged 'parameters'; it has {len(tagged)}")
     try:
         found = _assignments(tagged[0].source)
     except SyntaxError as error:
-        raise unusable(f"its parameters cell is no Python: {error.msg} in line {error.lineno}") from None
+        raise _unusable(path.stem, f"its parameters cell is no Python: {error.msg} in line {error.lineno}") from None
     return tuple((parameter.name, parameter) for parameter in found)
 
 

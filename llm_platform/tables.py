@@ -1,11 +1,13 @@
-"""The schema of the platform's own tables. What a version adds to a table of an earlier one is a column that may be null."""
+"""The platform's own tables as this version knows them. A change here needs a migration in llm_platform/migrations/versions."""
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from pydantic_core import from_json
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
@@ -19,6 +21,14 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
+
+
+def read_json(text: str) -> Any:
+    """What a JSON column holds, in a third of the time that `json` takes, which knows halves of surrogate pairs besides."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
 
 
 metadata = sa.MetaData()
@@ -152,15 +162,3 @@ audit = sa.Table(
     sa.Column("client", sa.String(64), nullable=True),
     sa.Column("request_id", sa.String(64), nullable=True),
 )
-
-
-def create(connection: Connection) -> None:
-    """Makes the tables that are not there, and in those of an earlier version the columns that are not."""
-    metadata.create_all(connection)
-    inspector = sa.inspect(connection)
-    for table in metadata.sorted_tables:
-        present = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in present:
-                kind = column.type.compile(connection.dialect)
-                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")

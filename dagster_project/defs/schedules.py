@@ -36,7 +36,7 @@ def weekly_finetuning(context: dg.ScheduleEvaluationContext, platform: PlatformR
     context.instance.add_dynamic_partitions(str(run_ids.name), [run_id])
     return dg.RunRequest(
         run_key=run_id,
-        run_config=run_config(found),
+        run_config=run_config(found, gpu_pods=services.settings.gpu_pods),
         partition_key=run_id,
         asset_selection=[dg.AssetKey(stage) for stage in stages(found)],
         tags={RUN_ID_TAG: run_id},

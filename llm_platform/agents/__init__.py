@@ -5,6 +5,6 @@ for heavy ones. Nothing in here knows of Dagster.
 """
 
 from llm_platform.agents.node import Node, Platform
-from llm_platform.agents.run import needs_process, run_node
+from llm_platform.agents.run import help_train, needs_process, run_node
 
-__all__ = ["Node", "Platform", "needs_process", "run_node"]
+__all__ = ["Node", "Platform", "help_train", "needs_process", "run_node"]

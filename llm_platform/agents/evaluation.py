@@ -15,6 +15,7 @@ from llm_platform.training import base_model
 
 def run_evaluation(work: Work) -> NodeResult:
     """Figures of each model in `metrics` (several models: prefixed by the node's name); examples per model in `artifacts`."""
+    from llm_platform.evaluation import base_cache
     from llm_platform.evaluation.evaluate import evaluate
 
     config = work.node.config
@@ -32,7 +33,17 @@ def run_evaluation(work: Work) -> NodeResult:
         with node.scratch(platform) as scratch:
             rows = _rows(work, config, source, base, scratch)
             out = scratch / "evaluation"
-            result = evaluate(config, base, tuned, rows, out, reporter, threads=platform.settings.threads)
+            cached, known = None, None
+            tasks = platform.settings.benchmark_tasks
+            if config.include_base:
+                key = base_cache.base_key(config, base, tuned, rows, tasks)
+                cached = f"s3://{platform.settings.artifacts_bucket}/cache/base-evaluations/{key}"
+                known = platform.storage.as_local(cached, platform.settings.work / "inputs") if platform.storage.exists(cached) else None
+            threads = platform.settings.threads
+            result = evaluate(config, base, tuned, rows, out, reporter, threads, known_base=known, benchmark_tasks=tasks)
+            if cached is not None and known is None:
+                base_cache.keep(out, scratch / "base")
+                platform.storage.put_folder(scratch / "base", cached)
             address = f"s3://{platform.settings.artifacts_bucket}/{node.run_id}/evaluations/{node.agent_name}/{source.agent_name}"
             platform.storage.put_folder(out, address)
         figures = dict(result.tuned) | {f"base_{name}": value for name, value in (result.base or {}).items()}

@@ -98,6 +98,9 @@ def _export(work: Work, config: ExportConfig, source: _Trained, result: NodeResu
             for file, gate in gates.items():
                 found[file] = gate.model_dump(mode="json")
                 _tell(work, file, gate)
+            if name == "merged" and kind == "adapter" and gates[name].accepted:  # a whole model is there since it was trained
+                loads = platform.registry.log_merged(source.model_id, scratch / name)
+                reporter.info(f"In MLflow: mlflow.transformers.load_model('{loads}')", model_id=source.model_id)
             if any(gate.accepted for gate in gates.values()):
                 result.artifacts[name if alone else f"{name}.{source.agent_name}"] = stored.address
                 reporter.info(f"Exported {name}: {made.size_bytes:,} bytes", address=stored.address)

@@ -22,7 +22,7 @@ def run_notebook(work: Work) -> NodeResult:
     assert isinstance(config, NotebookConfig)
     platform, node = work.platform, work.node
     home = f"s3://{platform.settings.artifacts_bucket}/{node.run_id}/notebooks/{node.agent_name}"
-    wanted = notebooks.parameters_of(config.notebook, platform.settings)
+    wanted = notebooks.parameters_of(config.notebook, platform.settings, platform.storage)
     offered = _offered(work)
     given = {name: value() for name, value in offered.items() if name in wanted and name not in config.parameters}
     with node.scratch(platform) as scratch:
@@ -44,7 +44,8 @@ def execute(
 
     out = scratch / f"{config.notebook}.ipynb"
     parameters = {**given, **config.parameters}
-    run = notebooks.run(config.notebook, parameters, out, reporter, config.timeout, platform.settings, config.memory_mb)
+    settings, storage = platform.settings, platform.storage
+    run = notebooks.run(config.notebook, parameters, out, reporter, config.timeout, settings, config.memory_mb, storage)
     kept = _kept(config, scratch, home, platform)
     address = kept.artifacts["notebook"]
     reporter.info(f"Notebook {config.notebook} ran in {run.seconds:.1f} s", address=address)

@@ -12,9 +12,11 @@ from llm_platform import gpus
 from llm_platform.agents import comparison, evaluation, export, notebook, preprocessing, sources, training
 from llm_platform.agents.node import Node, Platform, Work, load_upstream
 from llm_platform.errors import Cancelled, PlatformError, StorageError, TrainingError
-from llm_platform.reporting import Reporter
+from llm_platform.reporting import ConsoleReporter, Reporter
+from llm_platform.settings import Settings
 from llm_platform.specs import AgentClass, TrainingConfig
 from llm_platform.specs.results import NodeResult
+from llm_platform.training.devices import ranks_folder
 
 AGENTS: dict[AgentClass, Callable[[Work], NodeResult]] = {
     AgentClass.DATASET: sources.run_dataset,
@@ -64,9 +66,17 @@ def run_node(platform: Platform, node: Node, reporter: Reporter) -> NodeResult:
     return result
 
 
+def help_train(settings: Settings) -> None:
+    """What a process does that was placed beside rank 0 of a training: takes its GPU, and the steps that rank 0 tells it to."""
+    from llm_platform.training.ranks import beside
+
+    with gpus.claimed(1, settings, ConsoleReporter()):
+        beside()
+
+
 def _gpus(platform: Platform, node: Node, reporter: Reporter) -> AbstractContextManager[object]:
     if isinstance(node.config, TrainingConfig):
-        return gpus.claimed(node.config.devices, platform.settings, reporter)
+        return gpus.claimed(1 if ranks_folder() else node.config.devices, platform.settings, reporter)
     if node.agent_class in (AgentClass.EVALUATION, AgentClass.EXPORT):
         return gpus.claimed(1, platform.settings, reporter)
     return nullcontext()

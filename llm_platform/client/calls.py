@@ -37,6 +37,7 @@ from llm_platform.specs.resources import (
     ModelSummary,
     Preview,
     Profile,
+    Usage,
 )
 
 ResultT = TypeVar("ResultT")
@@ -64,6 +65,10 @@ Pages = Callable[[int], Call[Page[ItemT]]]
 
 def health() -> Call[Health]:
     return Call("GET", "/health", _parsed(Health), accept=(503,))
+
+
+def usage() -> Call[Usage]:
+    return Call("GET", "/usage", _parsed(Usage))
 
 
 def preflight(given: Mapping[str, Any], rows: Sequence[int], sample_rows: int) -> Call[Preflight]:

@@ -14,7 +14,7 @@ from llm_platform.client.models import Models
 from llm_platform.client.notebooks import Notebooks
 from llm_platform.client.transport import Transport, connection
 from llm_platform.specs.preflight import Preflight
-from llm_platform.specs.resources import Health
+from llm_platform.specs.resources import Health, Usage
 
 
 class Client:
@@ -49,6 +49,10 @@ class Client:
     def health(self) -> Health:
         """How the platform and its services are. An unhealthy platform is an answer, not an exception."""
         return self._transport.run(calls.health())
+
+    def usage(self) -> Usage:
+        """How much of each quota you have used; a `limit` of None is none."""
+        return self._transport.run(calls.usage())
 
     def preflight(
         self,

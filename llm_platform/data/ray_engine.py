@@ -7,11 +7,7 @@ folder and the folders of base models under the same paths, and have the same ve
 from __future__ import annotations
 
 import logging
-import os
 import pickle
-import signal
-import socket
-import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,12 +16,10 @@ from typing import Any, TypeVar, cast
 
 import pyarrow as pa
 
+from llm_platform.data.ray_cluster import connected  # before Ray: it sets what Ray reads when it is imported
 from llm_platform.errors import InvalidConfig, ServiceUnavailable
 
-# Ray reads these when it is imported. A thread of Ray Data that outlives its work for a moment would connect to whatever it finds.
-os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
+# isort: split
 import ray
 from ray.data import ActorPoolStrategy
 from ray.data.exceptions import ExecutionTimeoutError
@@ -34,8 +28,6 @@ from ray.exceptions import RayError, RayTaskError
 ItemT = TypeVar("ItemT")
 ResultT = TypeVar("ResultT")
 
-PATIENCE = 5
-"""Seconds in which the cluster's port must answer; Ray itself would wait for many minutes."""
 ONE_THREAD = {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 """There is one worker per CPU, so a worker's libraries use one thread each."""
 
@@ -59,7 +51,9 @@ class RayEngine:
         """
         if not items:
             return
-        with _connection(self._address), _lost_work_is_unavailable():
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that there are no progress bars
+        with connected(self._address), _lost_work_is_unavailable():
             cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
             size = min(cpus, len(items))
             rows = ray.data.from_items([{"item": pickle.dumps(item)} for item in items], override_num_blocks=len(items))
@@ -114,41 +108,6 @@ def _check_files(holder: object) -> None:
                 file=path.name,
                 node=ray.get_runtime_context().get_node_id(),
             )
-
-
-@contextmanager
-def _connection(address: str | None) -> Iterator[None]:
-    if ray.is_initialized():
-        yield
-        return
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that there are no progress bars
-    in_main = threading.current_thread() is threading.main_thread()
-    on_stop = signal.getsignal(signal.SIGTERM)
-    try:
-        if address:
-            _check_answers(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-        else:
-            ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-    except (OSError, RuntimeError, RayError) as error:
-        raise ServiceUnavailable("The Ray cluster cannot be used; LLM_PLATFORM_RAY_ADDRESS says where it is") from error
-    finally:
-        if in_main and on_stop is not None:
-            signal.signal(signal.SIGTERM, on_stop)  # Ray's own would skip what the caller does when it is told to stop
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raises OSError if nothing listens at the address, InvalidConfig if it is none."""
-    host, _, port = address.rpartition(":")
-    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise InvalidConfig("LLM_PLATFORM_RAY_ADDRESS must be HOST:PORT, such as 10.0.0.1:6379")
-    with socket.create_connection((host.strip("[]"), int(port)), PATIENCE):
-        pass
 
 
 @contextmanager

@@ -21,7 +21,10 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from llm_platform.errors import DatasetError, TrainingError
+from llm_platform.evaluation import base_cache
+from llm_platform.evaluation.benchmarks import BenchmarkFigure, Benchmarks, run_benchmarks, tasks_of, tokenizer_of
 from llm_platform.evaluation.bootstrap import intervals
+from llm_platform.evaluation.drafts import finish, losses_and_drafts
 from llm_platform.evaluation.figures import GENERATED, columns_of, confusion_of, figures_of
 from llm_platform.evaluation.generate import greedy
 from llm_platform.reporting import Reporter
@@ -46,13 +49,17 @@ class EvaluationResult(Resource):
 
     All but `loss` and `perplexity` are between 0 and 1, `eos_rate` is the share of answers that the model itself ended; `loss` is in
     nats per token of the completions, `perplexity` its exponential. `intervals`, `confusion` and `costs` are by `tuned` and `base`.
+    `base_reused` says that the base model's answers and losses are those of an earlier evaluation of the same rows with the same
+    settings; its cost is what it cost then. `benchmarks`, by `tuned` and `base` too, are among the figures as `<task>.<metric>`.
     """
 
     tuned: dict[str, float]
     base: dict[str, float] | None
+    base_reused: bool = False
     intervals: dict[str, dict[str, Interval]]
     confusion: dict[str, Confusion]
     costs: dict[str, Cost]
+    benchmarks: dict[str, list[BenchmarkFigure]] = {}
     samples: int
     seconds: float
     examples: list[dict[str, str]]
@@ -66,10 +73,14 @@ def evaluate(
     out: Path,
     reporter: Reporter,
     threads: int = 0,
+    known_base: Path | None = None,
+    benchmark_tasks: Path | None = None,
 ) -> EvaluationResult:
     """Scores on the rows of a split file; writes `examples.parquet` and `evaluation.json` to the folder `out`, whole or not at all.
 
-    `tuned` is an adapter's folder or a whole model's; without one the base model itself is scored.
+    `tuned` is an adapter's folder or a whole model's; without one the base model itself is scored. `known_base` is a folder that
+    `base_cache.keep` made of an evaluation with the same `base_cache.base_key`: then the base model is not asked again.
+    `benchmark_tasks` is the folder of the operator's own benchmarks.
     Raises DatasetError, InvalidConfig, TrainingError, or Cancelled.
     """
     started = time.perf_counter()
@@ -81,6 +92,8 @@ def evaluate(
     stops = ends(scored)
     tokenizer = Tokenizer.from_file(str(scored / "tokenizer.json"))
     reporter.info(f"Evaluating on {len(sample):,} rows on {device.type}")
+    benchmarks = Benchmarks(tuple(config.benchmarks), benchmark_tasks)
+    tasks = tasks_of(benchmarks) if benchmarks.names else None
     record = training_record(scored)
     if record is not None and record.get("quantization"):
         reporter.info("Trained on the base in 4 bits; measured on the base's own weights, as the adapter is merged and exported")
@@ -89,7 +102,9 @@ def evaluate(
     figures: dict[str, dict[str, float]] = {}
     bounds: dict[str, dict[str, Interval]] = {}
     costs: dict[str, Cost] = {}
-    for name, model in _models(base_model, tuned, device, dtype, with_base=config.include_base):
+    standard: dict[str, list[BenchmarkFigure]] = {}
+    ask_base = config.include_base and known_base is None
+    for name, model in _models(base_model, tuned, device, dtype, with_base=ask_base):
         context = getattr(model.config, "max_position_embeddings", None)
         check_rows(sample, "evaluation", vocabulary=model.config.vocab_size, context=context)
         if device.type == "cuda":
@@ -97,19 +112,27 @@ def evaluate(
         began = time.perf_counter()
         table = table.with_columns(**_score(config, model, sample, table, tokenizer, stops, name, reporter))
         costs[name] = _cost(model, name, device, time.perf_counter() - began)
+        if tasks is not None:
+            reporter.info(f"Running {len(benchmarks.names)} standard benchmarks on the {name} model")
+            asked = tokenizer_of(scored, stops)
+            what = f"benchmarks of the {name} model"
+            standard[name] = run_benchmarks(benchmarks, tasks, model, asked, config.max_samples, config.batch_size, reporter, what)
         del model  # so that the next one finds its memory free
-        followed = figures_of(table, name, config.metrics)
-        figures[name] = {metric: figure.measured for metric, figure in followed.items()} | {"count": float(len(sample))}
-        _check_perplexity(figures[name])
-        bounds[name] = intervals(followed)
-        shown = ", ".join(_shown(metric, value, bounds[name].get(metric)) for metric, value in figures[name].items())
-        reporter.info(f"{'Base model' if name == 'base' else 'Tuned model'}: {shown}", **figures[name])
+        figures[name], bounds[name] = _followed(config, table, name, standard.get(name, []), reporter)
+    reused = config.include_base and known_base is not None
+    if known_base is not None and reused:
+        columns, costs["base"], standard["base"] = base_cache.known(known_base)
+        table = table.with_columns(**columns)
+        reporter.info("The same base model was asked the same rows in the same way before; its answers are used")
+        figures["base"], bounds["base"] = _followed(config, table, "base", standard["base"], reporter)
     result = EvaluationResult(
         tuned=figures["tuned"],
         base=figures.get("base"),
+        base_reused=reused,
         intervals=bounds,
         confusion={name: confusion for name in figures if (confusion := confusion_of(table, name))},
         costs=costs,
+        benchmarks=standard,
         samples=len(sample),
         seconds=time.perf_counter() - started,
         examples=_examples(table),
@@ -119,6 +142,20 @@ def evaluate(
         report = {"config": config.model_dump(mode="json"), **result.model_dump(mode="json")}
         (partial / "evaluation.json").write_text(json.dumps(report, indent=2), "utf-8")
     return result
+
+
+def _followed(
+    config: EvaluationConfig, table: pl.DataFrame, name: str, standard: list[BenchmarkFigure], reporter: Reporter
+) -> tuple[dict[str, float], dict[str, Interval]]:
+    """The figures of a model, those of standard benchmarks among them, and their intervals, told."""
+    followed = figures_of(table, name, config.metrics)
+    figures = {metric: figure.measured for metric, figure in followed.items()} | {"count": float(table.height)}
+    _check_perplexity(figures)
+    figures |= {item.name: item.value for item in standard}
+    bounds = intervals(followed) | {item.name: item.interval for item in standard if item.interval}
+    shown = ", ".join(_shown(metric, value, bounds.get(metric)) for metric, value in figures.items())
+    reporter.info(f"{'Base model' if name == 'base' else 'Tuned model'}: {shown}", **figures)
+    return figures, bounds
 
 
 def _models(
@@ -172,20 +209,22 @@ def _score(
 ) -> dict[str, pl.Series]:
     """The columns that the asked figures follow from."""
     columns: dict[str, pl.Series] = {}
-    if set(GENERATED) & set(config.metrics):
-        answers = greedy(
-            model,
-            [rows.prompt(index) for index in range(len(rows))],
-            ends=set(stops),
-            max_new_tokens=config.max_new_tokens,
-            batch_size=config.batch_size,
-            reporter=reporter,
-            what=f"answers of the {name} model",
-        )
+    asked: Any = {"ends": set(stops), "max_new_tokens": config.max_new_tokens, "batch_size": config.batch_size, "reporter": reporter}
+    answered, measured = bool(set(GENERATED) & set(config.metrics)), bool({"loss", "perplexity"} & set(config.metrics))
+    what = f"answers of the {name} model"
+    losses, answers = None, None
+    if answered and measured:
+        losses, drafts = losses_and_drafts(model, rows, **asked)
+        answers = finish(model, rows, drafts, **asked, what=what)
+    elif answered:
+        answers = greedy(model, [rows.prompt(index) for index in range(len(rows))], **asked, what=what)
+    else:
+        losses = row_losses(model, rows, config.batch_size, model.device, model.dtype, reporter)
+    if answers is not None:
         texts = [tokenizer.decode(answer.ids, skip_special_tokens=True).strip() for answer in answers]
         columns = columns_of(texts, [answer.stopped for answer in answers], table["reference"].to_list(), name)
-    if {"loss", "perplexity"} & set(config.metrics):
-        columns[f"{name}_loss"] = pl.Series(row_losses(model, rows, config.batch_size, model.device, model.dtype, reporter))
+    if losses is not None:
+        columns[f"{name}_loss"] = pl.Series(losses)
     return columns
 
 

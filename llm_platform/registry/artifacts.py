@@ -19,16 +19,19 @@ if TYPE_CHECKING:
 
 ADAPTER: Literal["adapter"] = "adapter"
 MODEL: Literal["model"] = "model"
+MERGED: Literal["merged"] = "merged"
 
 _LOADER = "llm_platform_adapter"
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "peft", "accelerate")
 
 
-def log_weights(repository: ArtifactRepository, folder: Path, kind: Literal["adapter", "model"], mlflow_run_id: str) -> dict[str, str]:
-    """Keeps the weights of a folder as the run's artifact `adapter` or `model`; the SHA-256 of each file there.
+def log_weights(
+    repository: ArtifactRepository, folder: Path, kind: Literal["adapter", "model", "merged"], mlflow_run_id: str
+) -> dict[str, str]:
+    """Keeps the weights of a folder as the run's artifact of that kind; the SHA-256 of each file there.
 
-    An adapter's files stay as they are, and beside them lies what makes them a pyfunc. A whole model becomes MLflow's transformers
-    flavor, for which it is loaded into memory.
+    An adapter's files stay as they are, and beside them lies what makes them a pyfunc. A whole or merged model becomes MLflow's
+    transformers flavor, for which it is loaded into memory.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent) as work:  # beside the weights: there is room for them on that disk
         flavor = Path(work, kind)

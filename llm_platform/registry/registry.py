@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llm_platform.errors import InvalidConfig, NotFound, ServiceUnavailable
-from llm_platform.registry.artifacts import ADAPTER, MODEL, log_weights, read_digests
+from llm_platform.registry.artifacts import ADAPTER, MERGED, MODEL, log_weights, read_digests
 from llm_platform.registry.lineage import CONFIG_SHA256_TAG, REGISTERED_TAG, config_sha256
 from llm_platform.registry.models import DatasetInput, MetricPoint, RegisteredModel
 from llm_platform.registry.records import (
@@ -183,6 +183,13 @@ class Registry:
             for key in before:
                 if PREFIX + key not in to_tags(written) and (key == f"gate.{format}" or key.startswith(f"gate.{format}.")):
                     self._client.delete_tag(run_id, PREFIX + key)
+
+    def log_merged(self, model_id: str, folder: Path) -> str:
+        """Keeps an adapter's merged model with its run, as `mlflow.transformers` loads it; the address to load it from."""
+        run_id = self._registered(model_id).run_id
+        with failures():
+            log_weights(self._repository(self._client.get_run(run_id)), folder, MERGED, run_id)
+        return f"runs:/{run_id}/{MERGED}"
 
     def set_tags(self, model_id: str, tags: Mapping[str, str]) -> None:
         """Adds tags of the platform to the model; texts of any length."""

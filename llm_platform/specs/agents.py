@@ -15,6 +15,7 @@ from llm_platform.specs.base import MODEL_ID, NAME, Spec
 from llm_platform.specs.export import ExportConfig
 
 Format = Literal["csv", "json", "jsonl", "parquet", "txt"]
+BenchmarkName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 Column = Annotated[str, Field(min_length=1, max_length=200)]
 ModelId = Annotated[str, Field(pattern=MODEL_ID)]
 NodeName = Annotated[str, Field(pattern=NAME)]
@@ -308,6 +309,9 @@ class EvaluationConfig(Spec):
         default=None, pattern=r"^ds_[A-Za-z0-9]{1,64}$", description="Score on this dataset instead of the test split."
     )
     include_base: bool = Field(default=True, description="Score the base model on the same rows too.")
+    benchmarks: list[BenchmarkName] = Field(
+        default=[], max_length=20, description="Standard benchmarks by their names in lm-eval, each on its first max_samples rows."
+    )
 
 
 class ComparisonConfig(Spec):

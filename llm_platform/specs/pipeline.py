@@ -22,6 +22,7 @@ from llm_platform.specs.agents import (
     TrainingConfig,
 )
 from llm_platform.specs.base import NAME, Spec, problems
+from llm_platform.specs.kubernetes import gpu_container
 
 MAX_NODES = 100
 MAX_EDGES = 1000
@@ -344,8 +345,11 @@ def _cycle(config: PipelineConfig) -> list[str]:
     return []
 
 
-def run_config(pipeline: Pipeline) -> dict[str, Any]:
-    """Dagster run config of a pipeline: per stage a list of nodes of one type, under the stage's asset."""
+def run_config(pipeline: Pipeline, *, gpu_pods: bool = False) -> dict[str, Any]:
+    """Dagster run config of a pipeline: per stage a list of nodes of one type, under the stage's asset.
+
+    With `gpu_pods`, the pods of a stage whose nodes train on several devices have as many GPUs as the largest of them needs.
+    """
     retries = pipeline.config.global_config.max_retries
     ops: dict[str, Any] = {}
     for agent_class, stage in STAGES.items():
@@ -355,7 +359,11 @@ def run_config(pipeline: Pipeline) -> dict[str, Any]:
         ]
         if nodes:
             ops[stage] = {"config": {"nodes": nodes, "max_retries": retries}}
-    return {"ops": ops}
+    most = max((node.config.devices for node in pipeline.nodes if isinstance(node.config, TrainingConfig)), default=1)
+    if not gpu_pods or most == 1:
+        return {"ops": ops}
+    step = f"{STAGES[AgentClass.TRAINING]}_node"
+    return {"ops": ops, "execution": {"config": {"per_step_k8s_config": {step: gpu_container(most)}}}}
 
 
 def stages(pipeline: Pipeline) -> list[str]:

@@ -120,8 +120,12 @@ class Storage(ABC):
         """Raises StorageError within 2 s if the store cannot be used."""
 
     @abstractmethod
-    def sweep(self) -> int:
-        """Removes what dead writers left half-written, and says how many of them there were."""
+    def sweep(self, dry_run: bool = False) -> int:
+        """Removes what dead writers left half-written, and says how many of them there were; with `dry_run` it only says so."""
+
+    @abstractmethod
+    def children(self, bucket: str, folder: str = "") -> list[str]:
+        """Names directly below a bucket or one of its folders, of files and folders alike, in order; none if it is not there."""
 
     def exists(self, address: str) -> bool:
         return self.stat(address) is not None

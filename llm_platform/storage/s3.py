@@ -174,12 +174,23 @@ class S3Storage(Storage):
         if probe.error is not None:
             raise probe.error
 
-    def sweep(self) -> int:
+    def sweep(self, dry_run: bool = False) -> int:
         count = 0
         for bucket in self._buckets:
             with _failures(f"bucket {bucket}"):
-                count += self._sweep(bucket)
+                count += self._sweep(bucket, dry_run)
         return count
+
+    def children(self, bucket: str, folder: str = "") -> list[str]:
+        prefix = f"{folder}/" if folder else ""
+        with _failures(f"bucket {bucket}"):
+            if not self._has_bucket(bucket):
+                return []
+            found: set[str] = set()
+            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+                found |= {item["Prefix"].removeprefix(prefix).rstrip("/") for item in page.get("CommonPrefixes", [])}
+                found |= {item["Key"].removeprefix(prefix) for item in page.get("Contents", [])}
+            return sorted(found - {"", UPLOADS.rstrip("/")})
 
     def ask(self) -> None:
         """One cheap request per bucket. A bucket that is not there yet is fine: writing will create it."""
@@ -187,12 +198,21 @@ class S3Storage(Storage):
             with _failures(f"bucket {bucket}"):
                 self._has_bucket(bucket)
 
-    def _sweep(self, bucket: str) -> int:
+    def make_buckets(self, buckets: Collection[str]) -> None:
+        """Makes those that are not there."""
+        for bucket in buckets:
+            with _failures(f"bucket {bucket}"):
+                self._make_bucket(bucket)
+
+    def _sweep(self, bucket: str, dry_run: bool) -> int:
         if not self._has_bucket(bucket):
             return 0
         count = 0
         for item in self._listed(bucket, UPLOADS):
             if not is_abandoned(item["Key"].removeprefix(UPLOADS), item["LastModified"].timestamp()):
+                continue
+            count += 1
+            if dry_run:
                 continue
             with closing(self._client.get_object(Bucket=bucket, Key=item["Key"])["Body"]) as body:
                 address, names = json.loads(body.read())
@@ -201,12 +221,20 @@ class S3Storage(Storage):
             kept = folder.files if folder else {}
             self._remove(bucket, [target.child(name).key for name in names if name not in kept])
             self._remove(bucket, [item["Key"]])
-            count += 1
-        for upload in self._client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+        for upload in self._multipart_uploads(bucket):
             if is_abandoned("", upload["Initiated"].timestamp()):
-                self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
                 count += 1
+                if not dry_run:
+                    self._client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
         return count
+
+    def _multipart_uploads(self, bucket: str) -> list[dict[str, Any]]:
+        try:
+            return self._client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        except ClientError as error:
+            if _code(error) == "NoSuchUpload":  # what some servers say of a bucket that never had one
+                return []
+            raise
 
     def _upload(self, local: Path, target: Address, known: str | None = None) -> Stored:
         """Uploads a file; in parts if it is large, and then it appears when the last part is there."""

@@ -4,7 +4,7 @@
 |-------------------|-----------------------------------------------------------|----------------------------------|
 | api               | the REST API; started first, so that /health answers soon | the host and port that were asked for |
 | dagster-code      | one code server, shared by the other Dagster processes    | loopback, a free port            |
-| mlflow            | one MLflow worker over SQLite; artifacts pass through it  | loopback, a free port            |
+| mlflow            | one MLflow worker; artifacts pass through it              | loopback, a free port            |
 | dagster-webserver | the Dagster UI                                            | loopback, a free port            |
 | dagster-workers   | forks run workers and heavy nodes, with everything imported | two sockets in the home folder |
 | dagster-daemon    | the run queue, sensors, schedules, run monitoring         | nothing                          |
@@ -13,26 +13,30 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import ipaddress
 import json
 import os
-import shutil
 import socket
+import sqlite3
 import sys
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from rich.console import Console
 
-from llm_platform.errors import Conflict, InvalidConfig, PlatformError
+from llm_platform.errors import Conflict, InvalidConfig, PlatformError, ServiceUnavailable
+from llm_platform.migrations import VERSION_TABLE, check_known
 from llm_platform.registry import serve as mlflow
-from llm_platform.settings import Settings
+from llm_platform.settings import Settings, with_driver
+from llm_platform.storage import s3_client
+from llm_platform.supervisor import dagster_files
+from llm_platform.supervisor.dagster_files import LOCATION, workspace_file, write_dagster_files
 from llm_platform.supervisor.home import Home
 from llm_platform.supervisor.service import Service
 from llm_platform.supervisor.supervisor import Supervisor
 from llm_platform.supervisor.view import View
 
-LOCATION = "llm_platform"
 _LOOPBACK = "127.0.0.1"
 
 
@@ -41,7 +45,9 @@ def up(settings: Settings, *, host: str = _LOOPBACK, port: int = 8000, verbose: 
     console = console or Console()
     check_authentication(settings, host)
     with Home(settings.root) as home, listen(host, port) as listener:
-        ports = {name: free_port() for name in ("dagster-code", "mlflow", "dagster-webserver")}
+        check_tables(settings)
+        make_buckets(settings)
+        ports = service_ports(settings, ("dagster-code", "mlflow", "dagster-webserver"))
         services = platform_services(settings, listener, host, ports)
         addresses = {
             "API": f"{services[0].url}",
@@ -56,8 +62,13 @@ def up(settings: Settings, *, host: str = _LOOPBACK, port: int = 8000, verbose: 
         return Supervisor(home, services, environment=environment(settings, ports["mlflow"]), watcher=view).run()
 
 
-def platform_services(settings: Settings, listener: socket.socket, host: str, ports: dict[str, int]) -> list[Service]:
-    """The services of the embedded profile; MLflow is left out where the settings name a server of the operator's."""
+def platform_services(
+    settings: Settings, listener: socket.socket, host: str, ports: dict[str, int], bind: str = _LOOPBACK
+) -> list[Service]:
+    """The services of the embedded profile; MLflow is left out where the settings name a server of the operator's.
+
+    `host` is the API's address; the others, which ask nobody for a key, listen on `bind`.
+    """
     python = sys.executable
     api_port = listener.getsockname()[1]
     reachable = _LOOPBACK if host in {"0.0.0.0", "::", ""} else host
@@ -73,13 +84,15 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
         url=api_url,
         probe=f"{api_url}/health",
         pass_fds=(listener.fileno(),),
+        grace=settings.drain_delay + settings.drain_seconds + 5.0,
+        hands_over=True,
     )
     code = Service(
         "dagster-code",
         [
             *(python, "-m", "dagster_project.instance", "dagster", "api", "grpc"),
             *("-m", "dagster_project.definitions", "--location-name", LOCATION),
-            *("--host", _LOOPBACK, "--port", str(ports["dagster-code"]), "--use-python-environment-entry-point"),
+            *("--host", bind, "--port", str(ports["dagster-code"]), "--use-python-environment-entry-point"),
         ],
         probe=f"tcp://{_LOOPBACK}:{ports['dagster-code']}",
         stop_rank=1,
@@ -88,7 +101,7 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
         "dagster-webserver",
         [
             *(python, "-m", "dagster_project.instance", "dagster_webserver", "-w", str(workspace_file(settings))),
-            *("--host", _LOOPBACK, "--port", str(ports["dagster-webserver"]), "--suppress-warnings"),
+            *("--host", bind, "--port", str(ports["dagster-webserver"]), "--suppress-warnings"),
         ],
         environment=few_arenas,
         url=webserver_url,
@@ -98,7 +111,7 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     )
     daemon = Service(
         "dagster-daemon",
-        (python, "-m", "dagster_project.instance", "dagster._daemon", "run", "-w", str(workspace_file(settings))),
+        (python, "-m", "dagster_project.instance", "dagster_project.daemon", "run", "-w", str(workspace_file(settings))),
         environment=few_arenas,
         after=("dagster-code",),
         stop_rank=1,
@@ -115,12 +128,13 @@ def platform_services(settings: Settings, listener: socket.socket, host: str, po
     return services
 
 
-def mlflow_service(settings: Settings, port: int, environment: dict[str, str]) -> Service:
+def mlflow_service(settings: Settings, port: int, environment: dict[str, str], bind: str = _LOOPBACK) -> Service:
     url = f"http://{_LOOPBACK}:{port}"
+    s3 = {"MLFLOW_S3_ENDPOINT_URL": settings.s3_endpoint} if settings.mlflow_artifacts and settings.s3_endpoint else {}
     return Service(
         "mlflow",
-        mlflow.command(settings.resolved_mlflow_url, settings.root / "mlartifacts", port),
-        environment=environment,
+        mlflow.command(settings.resolved_mlflow_artifacts, port, bind),
+        environment={**environment, mlflow.DATABASE: settings.resolved_mlflow_database_url, **s3},
         url=url,
         probe=f"{url}/health",
         stop_rank=2,
@@ -137,6 +151,7 @@ def environment(settings: Settings, mlflow_port: int) -> dict[str, str]:
         )
     return {
         **inherited,
+        **_secrets(settings),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
         "PYTHONUNBUFFERED": "1",
         "LLM_PLATFORM_HOME": str(settings.root),
@@ -151,20 +166,58 @@ def environment(settings: Settings, mlflow_port: int) -> dict[str, str]:
     }
 
 
-def workspace_file(settings: Settings) -> Path:
-    return settings.root / "workspace.yaml"
+def _secrets(settings: Settings) -> dict[str, str]:
+    """What Dagster and MLflow take from their environment, because their configuration files are no place for it."""
+    secrets = {}
+    if settings.dagster_database_url:
+        secrets[dagster_files.DATABASE] = with_driver(settings.dagster_database_url)
+    if settings.s3_access_key and settings.s3_secret_key:
+        secrets |= {"AWS_ACCESS_KEY_ID": settings.s3_access_key, "AWS_SECRET_ACCESS_KEY": settings.s3_secret_key}
+    if settings.s3_endpoint:
+        secrets["AWS_DEFAULT_REGION"] = settings.s3_region
+    return secrets
 
 
-def write_dagster_files(settings: Settings, code_port: int) -> None:
-    """Dagster's instance configuration, copied anew so that an upgrade reaches old homes, and where its code server listens."""
-    spec = importlib.util.find_spec("dagster_project")
-    if spec is None or not spec.submodule_search_locations:
-        raise InvalidConfig(
-            "The package dagster_project is not installed; install the platform with its extra: pip install 'llm-platform[server]'"
-        )
-    shutil.copyfile(Path(next(iter(spec.submodule_search_locations))) / "dagster.yaml", settings.dagster_home / "dagster.yaml")
-    server = {"host": _LOOPBACK, "port": code_port, "location_name": LOCATION}
-    workspace_file(settings).write_text(json.dumps({"load_from": [{"grpc_server": server}]}) + "\n")  # JSON is YAML
+def check_tables(settings: Settings) -> None:
+    """Raises Conflict for tables of a newer version, and ServiceUnavailable for a database that cannot be reached."""
+    if settings.database_url is None:
+        file = settings.root / "platform.db"
+        if file.exists():  # not by SQLAlchemy, which the supervisor need not import
+            with closing(sqlite3.connect(file)) as connection, suppress(sqlite3.OperationalError):
+                check_known(connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()[0])
+        return
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from llm_platform.database import Database
+
+    try:
+        Database.from_settings(settings).close()
+    except SQLAlchemyError as error:
+        raise ServiceUnavailable(
+            f"The platform's database cannot be used ({type(error).__name__}); 'llm-platform check' says more"
+        ) from None
+
+
+def make_buckets(settings: Settings) -> None:
+    """Makes the buckets into which Dagster and MLflow write, which do not make them. Raises StorageError."""
+    wanted = [settings.compute_logs_bucket, settings.mlflow_artifacts and settings.mlflow_artifacts.removeprefix("s3://").split("/")[0]]
+    buckets = [bucket for bucket in wanted if bucket]
+    if buckets:
+        from llm_platform.storage.s3 import S3Storage  # boto3 is slow to import, and an extra
+
+        S3Storage(s3_client(settings)).make_buckets(buckets)
+
+
+def service_ports(settings: Settings, names: Iterable[str]) -> dict[str, int]:
+    """A port for each service: the one of the last start, if it is free, so that bookmarks and further API processes find it again."""
+    file = settings.root / "ports.json"
+    try:
+        last = json.loads(file.read_text())
+        ports = {name: free_port(int(last.get(name, 0))) for name in names}
+    except (OSError, ValueError, TypeError, AttributeError):
+        ports = {name: free_port() for name in names}
+    file.write_text(json.dumps(ports))
+    return ports
 
 
 def check_authentication(settings: Settings, host: str) -> None:
@@ -208,7 +261,12 @@ def _refusal(host: str, port: int, error: OSError) -> PlatformError:
     return InvalidConfig(f"Cannot listen on {host}: {error.strerror or error}. Choose an address of this machine with --host.", host=host)
 
 
-def free_port() -> int:
+def free_port(wanted: int = 0) -> int:
+    """The wanted port of loopback, or any other that is free if it is taken."""
     with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOOPBACK, wanted))
+        except (OSError, OverflowError):
+            probe.bind((_LOOPBACK, 0))
         return probe.getsockname()[1]

@@ -20,8 +20,11 @@ from urllib.request import ProxyHandler, build_opener
 
 import psutil
 
+from llm_platform.services import start_time
 from llm_platform.supervisor import leash
 
+BOOT_TIME = psutil.boot_time()
+"""As the clock was when the supervisor started: what all times of processes in the services file go by."""
 LOG_LIMIT = 10 * 2**20
 _BACKOFF_LIMIT = 30.0
 _STEADY_AFTER = 60.0
@@ -45,10 +48,13 @@ class Service:
     grace: float = 3.0
     """Seconds between SIGTERM and SIGKILL."""
     pass_fds: Sequence[int] = ()
+    hands_over: bool = False
+    """Whether a second process may run while the first one still works. It is given the number of a pipe as its last argument, and
+    writes to it when it can take over."""
 
 
 class Child:
-    """The process of one service, over all its restarts."""
+    """The process of one service, over all its restarts. While it is replaced it has a successor, and then a predecessor that ends."""
 
     def __init__(self, service: Service, log: Path) -> None:
         self.service = service
@@ -59,6 +65,11 @@ class Child:
         self.ready = False
         self.due: float | None = None
         """When to start it (again), in monotonic time; None while it runs or waits for another service."""
+        self.successor: subprocess.Popen[bytes] | None = None
+        self.predecessor: subprocess.Popen[bytes] | None = None
+        self.kill_at: float | None = None
+        """When the predecessor has had its time, in monotonic time."""
+        self.failed_successors = 0
         self._failures = 0
         self._since = 0.0
 
@@ -71,19 +82,62 @@ class Child:
         self.due = None
         self.restarts += 1
         self._rotate_log()
+        self._run(self._spawn(environment))
+
+    def start_successor(self, environment: Mapping[str, str]) -> int:
+        """As `start`, beside the process that runs. The pipe from which a byte comes when it can take over, or the end when it failed."""
+        reader, writer = os.pipe()
+        try:
+            self.successor = self._spawn(environment, writer)
+        finally:
+            os.close(writer)
+        return reader
+
+    def take_over(self) -> None:
+        """The successor becomes the service's process, and the one before is asked to end."""
+        assert self.successor is not None
+        self.predecessor, self.successor, successor = self.process, None, self.successor
+        self._run(successor)
+        self.kill_at = time.monotonic() + self.service.grace
+        self.due = None
+        if self.predecessor is not None:
+            _signal(self.predecessor, signal.SIGTERM)
+
+    def give_up_successor(self) -> None:
+        if self.successor is not None:
+            _signal(self.successor, signal.SIGKILL)
+            self.successor.wait()
+            self.successor = None
+            self.failed_successors += 1
+
+    def end_predecessor(self) -> None:
+        """Takes note of its end, which is hurried when its time is over."""
+        if self.predecessor is None or self.kill_at is None:
+            return
+        if self.predecessor.poll() is not None:
+            self.predecessor = self.kill_at = None
+        elif time.monotonic() >= self.kill_at:
+            _signal(self.predecessor, signal.SIGKILL)
+            self.kill_at = time.monotonic() + 1.0
+
+    def _run(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._since = time.monotonic()
+        self.started_at = start_time(psutil.Process(process.pid), BOOT_TIME)
+
+    def _spawn(self, environment: Mapping[str, str], ready: int | None = None) -> subprocess.Popen[bytes]:
         launcher = (sys.executable, "-I", "-S", str(leash.__file__), str(os.getpid()))
+        more = [] if ready is None else [ready]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*launcher, *self.service.command],
+            return subprocess.Popen(
+                [*launcher, *self.service.command, *map(str, more)],
                 env={**environment, **self.service.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                pass_fds=self.service.pass_fds,
+                pass_fds=[*self.service.pass_fds, *more],
             )
-        self._since = time.monotonic()
-        self.started_at = psutil.Process(self.process.pid).create_time()
 
     def plan_restart(self) -> float:
         """After the process ended: sets `due`, and returns the seconds until then."""
@@ -98,19 +152,24 @@ class Child:
 
     def group(self) -> list[psutil.Process]:
         """The living processes of its process group, run workers of a code server for example."""
-        if self.process is None:
-            return []
-        return [process for process in psutil.process_iter() if _is_member(process, self.process.pid)]
+        groups = self.pids()
+        return [process for process in psutil.process_iter() if _is_member(process, groups)] if groups else []
+
+    def pids(self) -> set[int]:
+        return {process.pid for process in (self.process, self.successor, self.predecessor) if process is not None}
 
     def signal_group(self, number: signal.Signals) -> None:
-        if self.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
+        for process in (self.process, self.successor, self.predecessor):
+            if process is not None:
+                _signal(process, number)
 
     def state(self) -> dict[str, Any]:
         """Its entry in the services file."""
         pid = self.process.pid if self.process is not None else None
-        return {"pid": pid, "started_at": self.started_at, "url": self.service.url, "restarts": max(self.restarts, 0)}
+        found = {"pid": pid, "started_at": self.started_at, "url": self.service.url, "restarts": max(self.restarts, 0)}
+        if self.service.hands_over:
+            found["failed_successors"] = self.failed_successors
+        return found
 
     def _rotate_log(self) -> None:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
@@ -133,8 +192,14 @@ def answers(probe: str, timeout: float) -> bool:
         return False
 
 
-def _is_member(process: psutil.Process, group: int) -> bool:
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """To its whole process group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _is_member(process: psutil.Process, groups: set[int]) -> bool:
     try:
-        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+        return os.getpgid(process.pid) in groups and process.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ProcessLookupError):
         return False

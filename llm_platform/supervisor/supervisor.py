@@ -1,7 +1,7 @@
 """The loop that keeps a list of services running, whatever they are.
 
 It sleeps until something happens: a signal (also SIGCHLD, the death of a child), a service that became ready, the time of a restart.
-Idle it costs nothing.
+Idle it costs nothing. SIGUSR1 replaces the services that can hand over, each by a new process that first becomes ready.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Protocol
 
 import psutil
 
+from llm_platform.services import start_time
 from llm_platform.supervisor.home import Home
-from llm_platform.supervisor.service import Child, Service, answers
+from llm_platform.supervisor.service import BOOT_TIME, Child, Service, answers
 from llm_platform.supervisor.sweep import MARKER, sweep
 
 RUN_GRACE = 4.0
@@ -29,6 +30,8 @@ RUN_GRACE = 4.0
 
 _PROBE_INTERVAL = 0.1
 _PROBE_TIMEOUT = 60.0
+_SUCCESSOR_PATIENCE = 120.0
+"""Seconds after which a new process that has not said that it can take over is given up."""
 _RUN_GRACE = 6.0
 """Seconds that runs in progress are given to end their trainers and to write down that they were interrupted."""
 
@@ -61,8 +64,11 @@ class Supervisor:
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
         os.set_blocking(self._wake_out, False)
-        self._started_at = psutil.Process().create_time()
+        self._started_at = start_time(psutil.Process(), BOOT_TIME)
         self._stop_requests = 0
+        self._hand_over_requested = False
+        self._successors: dict[int, bool] = {}
+        """Process ids of successors that spoke, and whether they can take over; written by their threads."""
         self._answered: set[tuple[str, int]] = set()
         """Names and process ids for which a probe was answered; a set's `add` needs no lock."""
 
@@ -77,7 +83,7 @@ class Supervisor:
 
     def _loop(self) -> None:
         while not self._stop_requests:
-            changed = self._notice_ends() | self._notice_readiness() | self._start_due()
+            changed = self._notice_ends() | self._notice_readiness() | self._hand_over() | self._start_due()
             if changed:
                 self._home.publish(self._state())
             self._watcher.tick()
@@ -86,6 +92,7 @@ class Supervisor:
     def _sleep(self, limit: float | None = None) -> None:
         """Until a signal, a probe's answer, the next restart, or `limit` seconds."""
         waits = [child.due - time.monotonic() for child in self._children.values() if child.due is not None]
+        waits += [child.kill_at - time.monotonic() for child in self._children.values() if child.kill_at is not None]
         waits += [wait for wait in (limit, self._watcher.interval) if wait is not None]
         readable, _, _ = select.select([self._wake_in], [], [], max(0.0, min(waits)) if waits else None)
         if readable:
@@ -120,6 +127,38 @@ class Supervisor:
 
         threading.Thread(target=wait_until_ready, args=(service.probe,), name=f"probe-{service.name}", daemon=True).start()
 
+    def _hand_over(self) -> bool:
+        """Starts successors where that was asked for, and lets those take over that are ready."""
+        changed = False
+        draining = any(child.predecessor is not None for child in self._children.values())
+        wanted = self._hand_over_requested and not draining
+        if wanted:
+            self._hand_over_requested = False
+        for child in self._children.values():
+            if wanted and child.service.hands_over and child.successor is None:
+                self._listen(child, child.start_successor(self._environment))
+            if child.successor is not None and child.successor.pid in self._successors:
+                if self._successors.pop(child.successor.pid):
+                    child.take_over()
+                    if not child.ready:
+                        self._watch(child)
+                else:
+                    child.give_up_successor()
+                changed = True
+        return changed
+
+    def _listen(self, child: Child, reader: int) -> None:
+        assert child.successor is not None
+        pid = child.successor.pid
+
+        def wait_for_word() -> None:
+            heard, _, _ = select.select([reader], [], [], _SUCCESSOR_PATIENCE)
+            self._successors[pid] = bool(heard and os.read(reader, 1))
+            os.close(reader)
+            self._wake()
+
+        threading.Thread(target=wait_for_word, name=f"successor-{child.service.name}", daemon=True).start()
+
     def _notice_readiness(self) -> bool:
         changed = False
         for child in self._children.values():
@@ -132,7 +171,8 @@ class Supervisor:
         changed = False
         self._reap_orphans()
         for child in self._children.values():
-            if child.process is not None and child.due is None and not child.running:
+            child.end_predecessor()
+            if child.process is not None and child.due is None and child.successor is None and not child.running:
                 self._answered.discard((child.service.name, child.process.pid))
                 delay = child.plan_restart()
                 self._watcher.ended(child, child.process.returncode, delay)
@@ -143,9 +183,10 @@ class Supervisor:
         """As the first process of a container this one inherits every orphan, and nobody else would take note of their end."""
         if os.getpid() != 1:
             return
-        own = {child.process.pid for child in self._children.values() if child.process is not None}
+        own = {pid for child in self._children.values() for pid in child.pids()}
         for child in self._children.values():
             _ = child.running  # takes note of our own first, so that they do not hide the others below
+            child.end_predecessor()
         try:
             while (end := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and end.si_pid not in own:
                 os.waitpid(end.si_pid, 0)
@@ -178,7 +219,7 @@ class Supervisor:
         sweep(self._home.instance, grace=_RUN_GRACE, spare=spare, hurry=lambda: self._stop_requests > 1)
 
     def _state(self) -> dict[str, object]:
-        supervisor = {"pid": os.getpid(), "started_at": self._started_at}
+        supervisor = {"pid": os.getpid(), "started_at": self._started_at, "boot_time": BOOT_TIME}
         return {"supervisor": supervisor, "services": {name: child.state() for name, child in self._children.items()}}
 
     def _wake(self) -> None:
@@ -206,7 +247,10 @@ class Supervisor:
         def note(_number: int, _frame: FrameType | None) -> None:
             """The wake-up descriptor has done the work."""
 
-        wanted = {signal.SIGINT: request_stop, signal.SIGTERM: request_stop, signal.SIGCHLD: note}
+        def hand_over(_number: int, _frame: FrameType | None) -> None:
+            self._hand_over_requested = True
+
+        wanted = {signal.SIGINT: request_stop, signal.SIGTERM: request_stop, signal.SIGCHLD: note, signal.SIGUSR1: hand_over}
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup a hang-up is not to be heard
             wanted[signal.SIGHUP] = request_stop
         before = {number: signal.signal(number, handler) for number, handler in wanted.items()}

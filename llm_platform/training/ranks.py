@@ -3,13 +3,15 @@
 Each batch's rows are dealt out, every process divides its sum of losses by the trained tokens of the whole optimizer step, and
 gradients are added up over the processes once a step. So the result is that of one process, whatever the number: a mean of
 the processes' means, which PyTorch's DistributedDataParallel takes, would weigh tokens of short rows more. The calling process
-is rank 0; it alone reports and writes.
+is rank 0; it alone reports and writes. It starts the others on its own machine, or finds them placed on several by an executor.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,12 +25,15 @@ from numpy.typing import NDArray
 from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
-from llm_platform.errors import Cancelled, PlatformError, TrainingError
+from llm_platform.errors import Cancelled, PlatformError, ServiceUnavailable, TrainingError
+from llm_platform.training.devices import ranks_folder
 
 TIMEOUT = timedelta(minutes=10)
 """How long one process waits for the others in a step."""
 BUCKET = 2**26
 """Numbers that are sent together."""
+SAY_WHY_SECONDS = 5.0
+"""How long rank 0 waits for one that has gone to say why."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +90,13 @@ def _buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
 
 
 @contextmanager
-def joined(store: Path, rank: int, size: int) -> Iterator[Ranks]:
-    """The block is one of `size` processes that meet at the file `store`."""
+def joined(meet: str, rank: int, size: int, device: int) -> Iterator[Ranks]:
+    """The block is one of `size` processes that meet at the URL `meet`; its GPU is number `device` of those that it sees."""
     backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(rank)
+        torch.cuda.set_device(device)
         backend = "nccl"
-    distributed.init_process_group(backend, init_method=store.as_uri(), rank=rank, world_size=size, timeout=TIMEOUT)
+    distributed.init_process_group(backend, init_method=meet, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield Ranks(rank, size)
     finally:
@@ -103,10 +108,16 @@ def started(size: int, run: Callable[..., object], *arguments: Any) -> Iterator[
     """Starts `run(ranks, *arguments)` in `size - 1` processes of its own; the block is rank 0 beside them.
 
     `run` and the arguments must be picklable. When the block ends, or a process fails, all have ended. Raises what the first
-    process raised that failed on its own account, as TrainingError if that was not a PlatformError.
+    process raised that failed on its own account, as TrainingError if that was not a PlatformError. Where the processes were placed
+    from outside they are waiting in `beside`, and whoever placed them ends them; ServiceUnavailable is raised if one is lost.
     """
     if size == 1:
         yield SOLO
+        return
+    if (folder := ranks_folder()) is not None:
+        with _told_why(folder), joined("env://", 0, size, 0) as ranks:
+            ranks.tell((run, arguments))
+            yield ranks
         return
     with tempfile.TemporaryDirectory(prefix="ranks-") as name:
         folder = Path(name)
@@ -114,7 +125,7 @@ def started(size: int, run: Callable[..., object], *arguments: Any) -> Iterator[
         get_context("forkserver").set_forkserver_preload([__name__.replace(".ranks", ".train")])
         context: Any = start_processes(_process, (folder, size, run, arguments), size - 1, join=False, start_method="forkserver")
         try:
-            with joined(folder / "store", 0, size) as ranks:
+            with joined((folder / "store").as_uri(), 0, size, 0) as ranks:
                 yield ranks
             while not context.join():
                 pass
@@ -133,11 +144,49 @@ def started(size: int, run: Callable[..., object], *arguments: Any) -> Iterator[
 def _process(index: int, folder: Path, size: int, run: Callable[..., object], arguments: tuple[Any, ...]) -> None:
     rank = index + 1
     try:
-        with joined(folder / "store", rank, size) as ranks:
+        with joined((folder / "store").as_uri(), rank, size, rank) as ranks:
             run(ranks, *arguments)
     except PlatformError as error:
-        (folder / f"{rank}.error").write_text(json.dumps([error.message, error.metadata]))
+        _tell_why(folder, rank, error)
         raise
+
+
+def beside() -> None:
+    """A process that was placed from outside beside rank 0: does what that one asks for. Raises PlatformError."""
+    folder, rank, size = ranks_folder(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    assert folder is not None
+    try:
+        with joined("env://", rank, size, 0) as ranks:
+            run, arguments = ranks.tell(None)
+            run(ranks, *arguments)
+    except PlatformError as error:
+        _tell_why(folder, rank, error)
+        raise
+
+
+@contextmanager
+def _told_why(folder: Path) -> Iterator[None]:
+    """Errors of this process that come of another one's end become that one's error."""
+    try:
+        yield
+    except PlatformError:
+        raise
+    except RuntimeError as error:  # of gloo, NCCL or the store where the processes meet
+        if not isinstance(error, distributed.DistError) and not any(word in str(error) for word in ("gloo", "NCCL", "Connection")):
+            raise
+        deadline = time.monotonic() + SAY_WHY_SECONDS
+        while time.monotonic() < deadline:
+            if why := _first_error(folder, []):
+                raise why from error
+            time.sleep(0.1)
+        message = "A process of this training on another machine was lost; the run can go on from its last checkpoint"
+        raise ServiceUnavailable(message) from error
+
+
+def _tell_why(folder: Path, rank: int, error: PlatformError) -> None:
+    partial = folder / f"{rank}.partial"
+    partial.write_text(json.dumps([error.message, error.metadata]))
+    partial.rename(folder / f"{rank}.error")
 
 
 def _first_error(folder: Path, exit_codes: list[int | None]) -> TrainingError | None:

@@ -26,7 +26,7 @@ from llm_platform.training.base_model import model_digest
 from llm_platform.training.checkpoint import Checkpoint
 from llm_platform.training.control import Control
 from llm_platform.training.device import peak_memory_mb, pick_device, versions
-from llm_platform.training.devices import check_enough
+from llm_platform.training.devices import check_enough, ranks_folder
 from llm_platform.training.estimate import model_shape
 from llm_platform.training.folders import whole_folder
 from llm_platform.training.loop import Loop, put_weights
@@ -59,8 +59,9 @@ def train(
     or for an end before the last step; the result is then of the steps that were taken, and Cancelled is raised if there were none.
     Raises DatasetError, InvalidConfig, TrainingError, StorageError, or Cancelled.
     """
-    check_enough(config.devices, torch.cuda.device_count())
-    threads = max(1, (threads or torch.get_num_threads()) // config.devices) if config.devices > 1 else threads
+    if ranks_folder() is None:
+        check_enough(config.devices, torch.cuda.device_count())
+        threads = max(1, (threads or torch.get_num_threads()) // config.devices) if config.devices > 1 else threads
     arguments = (config, base_model, splits, out, work, base_name, threads)
     with started(config.devices, _train_beside, *arguments) as ranks:
         result = _train(ranks, reporter, control, *arguments)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 
 from llm_platform.agents import Node, Platform, run_node
@@ -55,6 +56,8 @@ def test_trained_evaluated_and_exported(method: str, kind: str, file: str, platf
     assert tensors(platform.storage.as_local(address, platform.settings.work / "inputs"), "model.safetensors")
     model = platform.registry.get(model_id)
     assert model is not None and model.exports["merged"] == address
+    kept = {item.path for item in mlflow.artifacts.list_artifacts(run_id=model.mlflow_run_id, tracking_uri=platform.registry.tracking_uri)}
+    assert kept == ({"model"} if method == "full" else {"adapter", "merged"})  # each of which MLflow loads
 
 
 def test_there_is_no_adapter_of_a_whole_model(platform: Platform) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from llm_platform import Client, models
+from llm_platform import Client, models, notebooks
 from llm_platform.comparisons import EVALUATION_TAG
 from llm_platform.errors import InvalidConfig, NotFound
 from llm_platform.evaluation.figures import columns_of
+from llm_platform.reporting import ListReporter
+from llm_platform.settings import Settings
 from llm_platform.specs.comparison import Comparison
 from tests.api.api_harness import Api, Start
 
@@ -107,3 +109,13 @@ def test_what_cannot_be_compared(evaluated: Api, ids: str, status: int, code: st
 def test_the_ids_are_needed(evaluated: Api) -> None:
     answer = evaluated.client.get("/models/compare")
     assert (answer.status_code, answer.json()["error"]) == (400, "VALIDATION_ERROR")
+
+
+def test_the_notebook_asks_a_running_platform(evaluated: Api, tmp_path: Path) -> None:
+    given: dict[str, notebooks.Value] = {"platform_url": evaluated.url, "model_ids": "model_old, model_new", "min_gain": 0.1}
+    reporter = ListReporter()
+    done = notebooks.run("compare_models", given, tmp_path / "out.ipynb", reporter, 240, Settings(home=tmp_path / "home"))
+    told = "\n".join(message for level, message, _ in reporter.lines if level == "INFO")
+    assert "2 models on 20 rows, each against model_old" in told
+    assert "model_new: accuracy +0.250" in told and "model_new against model_old: good enough" in told
+    assert done.html.read_text().count('src="data:image/png') == 2

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.api.api_harness import CSV, Start
 from tests.api.test_api_metrics import figures
 
 
-def test_nothing_new_is_taken(start: Start) -> None:
+def test_nothing_new_is_taken(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     with start() as api:
         api.put()
         assert api.submit("before").status_code == 200
@@ -22,3 +24,5 @@ def test_nothing_new_is_taken(start: Start) -> None:
         assert api.submit("before").status_code == 200, "this job is there already"
         health = api.client.get("/health")
         assert health.status_code == 503 and health.json()["services"]["disk"] == "unhealthy"
+    told = [record.getMessage() for record in caplog.records if "Service disk" in record.getMessage()]
+    assert len(told) == 1 and told[0].startswith("Service disk is unhealthy: The platform's disk is nearly full")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from llm_platform.evaluation import benchmarks
 from tests.api.api_harness import Api, body
 
 
@@ -187,3 +188,19 @@ def test_a_body_that_is_too_large(shared: Api) -> None:
     headers = {"content-type": "application/json"}
     for content in (b" " * 300_000, chunks()):
         refused(shared, shared.client.post("/jobs", content=content, headers=headers), 413, "PAYLOAD_TOO_LARGE", "200000")
+
+
+def test_benchmarks_without_their_package(shared: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
+    shared.put()
+    pipeline = body("bad")
+    nodes, edges = pipeline["pipeline_config"]["nodes"], pipeline["pipeline_config"]["edges"]
+    nodes += [
+        {"agent_name": "training", "agent_class": "TrainingAgent", "config": {}},
+        {"agent_name": "scores", "agent_class": "EvaluationAgent", "config": {"benchmarks": ["arc_easy"]}},
+    ]
+    edges += [{"from_agent": "preprocessing", "to_agent": "training"}, {"from_agent": "training", "to_agent": "scores"}]
+    found = refused(shared, shared.client.post("/jobs", json=pipeline), 400, "CONFIG_ERROR", "pip install 'llm-platform[eval]'")
+    assert found["metadata"]["errors"][0] == {"field": "benchmarks", "agent": "scores", "message": found["message"]}
+    nodes[-1]["config"]["benchmarks"] = ["../../etc/passwd"]
+    refused(shared, shared.client.post("/jobs", json=pipeline), 400, "VALIDATION_ERROR", "benchmarks.0")

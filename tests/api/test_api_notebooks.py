@@ -34,7 +34,8 @@ def ran(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]
     write(folder / "greeting.ipynb", PARAMETERS, HOSTILE)
     write(folder / "broken.ipynb", "x: int = 1\n", "print('so far')", "1 / (x - 1)")
     write(folder / "bare.ipynb", None, "1 + 1")
-    with start(authentication=True, notebook_roots=[folder]) as api, client(api, "ada") as ada:
+    with start(authentication=True, notebook_roots=[folder, "s3://notebooks"]) as api, client(api, "ada") as ada:
+        api.services.storage.put_file(folder / "greeting.ipynb", "s3://notebooks/from_a_bucket.ipynb")
         execute(api, ada, "greets", "greeting", who="ada")
         with pytest.raises(TrainingError, match="failed in cell 3: ZeroDivisionError"):
             execute(api, ada, "breaks", "broken")
@@ -78,7 +79,7 @@ def test_the_list_says_what_each_notebook_takes(ada: httpx.Client) -> None:
     found = ada.get("/notebooks", params={"limit": 100}).json()
     by_name = {item["name"]: item for item in found["items"]}
     assert list(by_name) == sorted(by_name) and found["total"] == len(by_name) and not found["has_more"]
-    assert {"explore_dataset", "evaluate_model", "finetune", "compare_models", "playground", "greeting"} <= set(by_name)
+    assert {"explore_dataset", "evaluate_model", "finetune", "compare_models", "playground", "greeting", "from_a_bucket"} <= set(by_name)
     assert all(item["title"] and item["description"] and item["parameters"] for item in found["items"] if item["problem"] is None)
     greeting = by_name["greeting"]
     assert (greeting["title"], greeting["description"]) == ("Says hello", "To *one* person, politely.")
@@ -88,6 +89,7 @@ def test_the_list_says_what_each_notebook_takes(ada: httpx.Client) -> None:
         {"name": "steps", "type": "int", "optional": False, "default": 3, "help": ""},
         {"name": "where", "type": "list", "optional": False, "default": None, "help": ""},
     ]
+    assert by_name["from_a_bucket"] == {**greeting, "name": "from_a_bucket"}
     assert "one cell tagged 'parameters'; it has 0" in by_name["bare"]["problem"] and by_name["bare"]["parameters"] == []
     second = ada.get("/notebooks", params={"limit": 1, "offset": 1}).json()
     assert [item["name"] for item in second["items"]] == [list(by_name)[1]] and second["has_more"]
@@ -100,6 +102,7 @@ def test_the_list_says_what_each_notebook_takes(ada: httpx.Client) -> None:
         ("greeting", {"whom": "x"}, "no parameter 'whom'; it has who, most, steps, where"),
         ("greeting", {"steps": "3"}, "must be int, not str '3'"),
         ("greeting", {"where": "x"}, "must be list, not str 'x'"),
+        ("from_a_bucket", {"steps": "3"}, "must be int, not str '3'"),
         ("bare", {}, "needs one cell tagged 'parameters'"),
         ("explore_dataset", {"table_path": "/etc/passwd"}, "is a file on the platform's machine"),
         ("finetune", {"platform_url": "http://10.0.0.1"}, "is an address"),

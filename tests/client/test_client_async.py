@@ -79,6 +79,8 @@ def test_datasets_and_health(api: Api, csv: Path) -> None:
             assert (await client.datasets.profile(uploaded.dataset_id)).layout.name == "question_answer"
             with pytest.raises(NotFound):
                 await client.datasets.get("ds_nothing")
+            with Client(api.url) as other:
+                assert (await client.usage()).dataset_bytes.used == other.usage().dataset_bytes.used >= len(CSV)
 
     run(work())
 

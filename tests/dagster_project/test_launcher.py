@@ -16,6 +16,7 @@ import pytest
 from dagster._core.events import EngineEventData
 from dagster._core.launcher.base import WorkerStatus
 
+from dagster_project import run_locks
 from dagster_project.launcher import LocalRunLauncher
 from dagster_project.run_workers import SOCKET, start_run_worker
 
@@ -79,15 +80,82 @@ def test_terminating_stops_a_worker_that_no_code_server_knows(instance: dg.Dagst
         run = started_run(instance, process.pid)
         assert launcher_of(instance).terminate(run.run_id)
         process.wait(15)
-    for thread in threading.enumerate():
-        if thread.name == f"stop-{run.run_id}":
-            thread.join()  # it still asks the instance, which ends with this test
+    join_threads(f"stop-{run.run_id}")
     assert status_of(instance, run) is dg.DagsterRunStatus.CANCELED
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from dagster_project import run_locks
+run_locks.hold(Path(sys.argv[1]), sys.argv[2])
+print("held", flush=True)
+input()
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.FAILURE),
+        (dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE),
+        (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED),
+    ],
+)
+def test_the_end_of_a_worker_is_noticed_at_once_also_by_a_daemon_that_did_not_launch_it(
+    instance: dg.DagsterInstance,
+    before: dg.DagsterRunStatus,
+    after: dg.DagsterRunStatus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LLM_PLATFORM_HOME", str(tmp_path))
+
+    @dg.job
+    def empty() -> None: ...
+
+    run = instance.create_run_for_job(empty, status=before)
+    command = [sys.executable, "-c", HOLD, str(tmp_path), run.run_id]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        launcher = launcher_of(instance)
+        launcher.take_over()
+        pid, lives = run_locks.holder(tmp_path, run.run_id)
+        assert (pid, lives) == (process.pid, True)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda _self: time.time() + 3600)  # as after a jump of the clock
+        assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+        assert status_of(instance, run) is before
+        process.kill()
+        process.wait()
+        join_threads(f"watch-{run.run_id}")
+    assert status_of(instance, run) is after
+    assert not run_locks.known(tmp_path, run.run_id)
+
+
+def test_a_launch_that_never_came_to_a_worker_ends(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLM_PLATFORM_HOME", str(tmp_path))
+    monkeypatch.setattr("dagster_project.launcher.LAUNCH_SECONDS", 0.2)
+
+    @dg.job
+    def empty() -> None: ...
+
+    run = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTING)
+    launcher_of(instance).take_over()
+    join_threads(f"watch-{run.run_id}")
+    assert status_of(instance, run) is dg.DagsterRunStatus.FAILURE
+
+
+def join_threads(name: str) -> None:
+    """They still ask the instance, which ends with the test."""
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(60)
+            assert not thread.is_alive()
 
 
 def test_without_a_zygote_nothing_is_started(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        start_run_worker(tmp_path, "{}")
+        start_run_worker(tmp_path, "run", "{}")
 
 
 def test_the_zygote_forks_for_its_owner_alone(tmp_path: Path) -> None:
@@ -100,7 +168,7 @@ def test_the_zygote_forks_for_its_owner_alone(tmp_path: Path) -> None:
                 assert zygote.poll() is None
                 os.sched_yield()
             assert (long / SOCKET).stat().st_mode & 0o077 == 0
-            pid = start_run_worker(long, "this is no run")
+            pid = start_run_worker(long, "run", "this is no run")
             while psutil.pid_exists(pid):
                 os.sched_yield()
             assert zygote.poll() is None, "a run worker that fails takes nothing with it"

@@ -84,7 +84,7 @@ def test_allowed_are_the_projects_notebooks_and_those_of_the_operators_folders(s
 
 def test_a_notebook_of_the_project_cannot_be_replaced(settings: Settings, folder: Path) -> None:
     write(folder, "evaluate_model")
-    assert notebooks.allowed(settings)["evaluate_model"].parent == notebooks.PROJECT_NOTEBOOKS
+    assert Path(notebooks.allowed(settings)["evaluate_model"]).parent == notebooks.PROJECT_NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", ["nothing", "../secret", "/etc/passwd", "mine.ipynb", ""])

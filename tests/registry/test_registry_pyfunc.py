@@ -1,4 +1,5 @@
-"""An adapter in MLflow is a pyfunc that answers as the adapter does, offline, in a process that knows nothing of the platform."""
+"""What MLflow alone loads answers as the adapter does, offline, in a process that knows nothing of the platform: the adapter as a
+pyfunc, and its merged model in the transformers flavor."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llm_platform.export.export import export_merged
 from llm_platform.registry import Registry
+from llm_platform.reporting import ListReporter
 from tests.tiny_fixtures import adapter as trained_adapter
 from tests.tiny_fixtures import base
 from tests.tiny_models import make_rows
@@ -24,17 +27,18 @@ __all__ = ["base", "trained_adapter"]
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The ..noload.. loader strategy is deprecated:DeprecationWarning",
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",  # peft's, about transformers
+    "ignore:.*Any type hint is inferred as AnyType:UserWarning",  # when MLflow imports its own module
 )
 
 STRANGER = """
 import json, sys
 
-class NoPlatform:
+class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "llm_platform":
+        if name.split(".")[0] in ("llm_platform", "dagster_project", "api"):
             raise ModuleNotFoundError(name, name=name)
 
-sys.meta_path.insert(0, NoPlatform())
+sys.meta_path.insert(0, Missing())
 import mlflow
 uri, tracking, base, prompts, out = sys.argv[1:]
 mlflow.set_tracking_uri(tracking)
@@ -42,6 +46,31 @@ model = mlflow.pyfunc.load_model(uri, model_config={"base_model": base})
 answers = model.predict(json.loads(prompts), params={"max_new_tokens": 4})
 json.dump({"answers": list(answers), "one": list(model.predict(json.loads(prompts)[:1]))}, open(out, "w"))
 """
+
+MERGED = """
+import json, sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("llm_platform", "dagster_project", "api", "peft"):
+            raise ModuleNotFoundError(name, name=name)
+
+sys.meta_path.insert(0, Missing())
+import mlflow
+uri, tracking, prompts, out = sys.argv[1:]
+mlflow.set_tracking_uri(tracking)
+ask = mlflow.transformers.load_model(uri)
+settings = {"max_new_tokens": 4, "do_sample": False, "return_full_text": False}
+json.dump([ask(prompt, **settings)[0]["generated_text"] for prompt in json.loads(prompts)], open(out, "w"))
+"""
+
+
+def alone(code: str, folder: Path, *given: str) -> None:
+    """Runs code in a process that finds no hub, and no settings of anybody's."""
+    offline = {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    call = [sys.executable, "-c", code, *given]
+    done = subprocess.run(call, cwd=folder, env={**os.environ, **offline}, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def expected(base: Path, adapter: Path, prompts: list[str]) -> list[str]:
@@ -62,11 +91,7 @@ def test_mlflow_alone_answers_as_the_adapter_does(served: Registry, base: Path, 
     version = served.register(run, trained_adapter, "colours")
     prompts = [row["prompt"] for row in make_rows(4, 11)]
     out = tmp_path / "answers.json"
-    offline = {"HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
-    uri = f"models:/colours/{version}"
-    call = [sys.executable, "-c", STRANGER, uri, served.tracking_uri, str(base), json.dumps(prompts), str(out)]
-    done = subprocess.run(call, cwd=tmp_path, env={**os.environ, **offline}, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    alone(STRANGER, tmp_path, f"models:/colours/{version}", served.tracking_uri, str(base), json.dumps(prompts), str(out))
     found = json.loads(out.read_text())
     right = expected(base, trained_adapter, prompts)
     assert found["answers"] == right and len(set(right)) > 1 and all(right)
@@ -76,3 +101,17 @@ def test_mlflow_alone_answers_as_the_adapter_does(served: Registry, base: Path, 
     inputs = tokenizer(prompts[0], return_tensors="pt", return_token_type_ids=False)
     plain = untuned.generate(**inputs, max_new_tokens=4, do_sample=False, pad_token_id=0)[0, inputs["input_ids"].shape[1] :]
     assert tokenizer.decode(plain, skip_special_tokens=True) != right[0], "else it would show nothing of the adapter"
+
+
+def test_its_merged_model_loads_without_peft_and_answers_as_it_does(
+    served: Registry, base: Path, trained_adapter: Path, tmp_path: Path
+) -> None:
+    run = served.begin("model_merged", "merged", "train", "colours", "org/base", {"method": "lora"}, {}, [])
+    served.register(run, trained_adapter, "colours")
+    export_merged(base, trained_adapter, tmp_path / "merged", ListReporter())
+    uri = served.log_merged("model_merged", tmp_path / "merged")
+    assert uri == f"runs:/{run}/merged"
+    prompts = [row["prompt"] for row in make_rows(4, 11)]
+    alone(MERGED, tmp_path, uri, served.tracking_uri, json.dumps(prompts), str(tmp_path / "answers.json"))
+    found = [answer.strip() for answer in json.loads((tmp_path / "answers.json").read_text())]
+    assert found == expected(base, trained_adapter, prompts) and all(found)

@@ -251,3 +251,13 @@ def test_readers_see_one_whole_version_while_writers_replace_it(storage: Storage
 
 def test_check(storage: Storage) -> None:
     storage.check()
+
+
+def test_children_are_the_names_directly_below(storage: Storage, base: str) -> None:
+    for key in ("one.bin", "folder/two.bin", "folder/deeper/three.bin"):
+        storage.put_bytes(DATA, f"{base}/{key}")
+    name = base.removeprefix("s3://artifacts/")
+    assert storage.children("artifacts", name) == ["folder", "one.bin"]
+    assert storage.children("artifacts", f"{name}/folder") == ["deeper", "two.bin"]
+    assert name in storage.children("artifacts")
+    assert storage.children("artifacts", f"{name}/none") == storage.children("no-such-bucket") == []

@@ -153,7 +153,7 @@ def test_a_killed_writer_leaves_nothing_but_what_the_sweep_removes(root: Path, t
     assert not storage.exists("s3://artifacts/x")
     assert storage.list_files("s3://artifacts/x") == []
     assert len(temps(root)) == 1
-    assert storage.sweep() == 1
+    assert storage.sweep(dry_run=True) == 1 == storage.sweep()
     assert temps(root) == []
 
 

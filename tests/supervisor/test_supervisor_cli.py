@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-COMMANDS = ["up", "demo", "cp", "reindex", "train", "keys"]
+COMMANDS = ["up", "demo", "cp", "reindex", "train", "keys", "prune"]
 
 
 def llm_platform(*arguments: str | Path, home: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -67,8 +67,9 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path) -> None:
     assert unknown.returncode == 1 and unknown.stderr == "Error: There is no key 'none'\n"
 
 
-def test_up_does_not_let_others_in_without_authentication(tmp_path: Path) -> None:
-    done = llm_platform("up", "--host", "0.0.0.0", home=tmp_path / "home")
+@pytest.mark.parametrize("command", [["up"], ["serve", "api"]])
+def test_others_are_not_let_in_without_authentication(tmp_path: Path, command: list[str]) -> None:
+    done = llm_platform(*command, "--host", "0.0.0.0", home=tmp_path / "home")
     assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
     assert "LLM_PLATFORM_AUTHENTICATION=true" in done.stderr and "llm-platform keys create NAME" in done.stderr
 

@@ -15,7 +15,7 @@ from llm_platform.client.aio.notebooks import AsyncNotebooks
 from llm_platform.client.aio.transport import AsyncTransport
 from llm_platform.client.transport import connection
 from llm_platform.specs.preflight import Preflight
-from llm_platform.specs.resources import Health
+from llm_platform.specs.resources import Health, Usage
 
 
 class AsyncClient:
@@ -45,6 +45,10 @@ class AsyncClient:
     async def health(self) -> Health:
         """See `Client.health`."""
         return await self._transport.run(calls.health())
+
+    async def usage(self) -> Usage:
+        """See `Client.usage`."""
+        return await self._transport.run(calls.usage())
 
     async def preflight(
         self,

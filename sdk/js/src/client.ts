@@ -1,11 +1,13 @@
 import { snakeize } from "./casing.js";
+import { Runs } from "./channel.js";
 import { Datasets } from "./datasets.js";
 import { Jobs } from "./jobs.js";
 import { Logs } from "./logs.js";
 import { Models } from "./models.js";
+import { Notebooks } from "./notebooks.js";
 import type { components } from "./openapi.js";
 import { Transport } from "./transport.js";
-import type { CallOptions, Health, Preflight, PreflightRequest } from "./types.js";
+import type { CallOptions, Health, Preflight, PreflightRequest, Usage } from "./types.js";
 
 export interface ClientOptions {
   /** `http://localhost:8000/api/v1` if not given. */
@@ -27,6 +29,8 @@ export class LLMPlatformClient {
   readonly jobs: Jobs;
   readonly logs: Logs;
   readonly models: Models;
+  readonly notebooks: Notebooks;
+  readonly runs: Runs;
   readonly #transport: Transport;
 
   constructor({ baseUrl = "http://localhost:8000/api/v1", apiKey, timeout = 60_000, maxRetries = 5 }: ClientOptions = {}) {
@@ -35,6 +39,8 @@ export class LLMPlatformClient {
     this.jobs = new Jobs(this.#transport);
     this.logs = new Logs(this.#transport);
     this.models = new Models(this.#transport);
+    this.notebooks = new Notebooks(this.#transport);
+    this.runs = new Runs(this.#transport);
   }
 
   get baseUrl(): string {
@@ -44,6 +50,11 @@ export class LLMPlatformClient {
   /** How the platform and its services are. An unhealthy platform is an answer, not an error. */
   health({ signal }: CallOptions = {}): Promise<Health> {
     return this.#transport.json<components["schemas"]["Health"]>({ path: "/health", accept: [503], signal });
+  }
+
+  /** How much of each quota you have used; a `limit` of null is none. */
+  usage({ signal }: CallOptions = {}): Promise<Usage> {
+    return this.#transport.json<components["schemas"]["Usage"]>({ path: "/usage", signal });
   }
 
   /**

@@ -40,7 +40,9 @@ export class Datasets {
    */
   async upload(file: string | Blob | Uint8Array | ArrayBuffer, options: UploadOptions = {}): Promise<DatasetUploaded> {
     const { format, filename, onProgress, signal } = options;
-    const call = { method: "POST", path: "/datasets/upload", signal } as const;
+    // One dataset, also when the answer was lost and the file is sent again.
+    const headers = { "Idempotency-Key": crypto.randomUUID() };
+    const call = { method: "POST", path: "/datasets/upload", headers, repeat: true, signal } as const;
     if (hasFiles) {
       const source = typeof file === "string" ? await fileAt(file) : sourceOf(blobOf(file));
       const name = filename ?? source.name;

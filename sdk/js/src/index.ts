@@ -7,11 +7,13 @@
  *     for await (const log of client.logs.stream(job.runId)) console.log(log.level, log.message);
  */
 
+export { RunChannel, type ChannelMessage, type ChannelOptions, type PresenceMessage, type Present, type Runs } from "./channel.js";
 export { LLMPlatformClient, type ClientOptions } from "./client.js";
 export type { Datasets, UploadOptions } from "./datasets.js";
 export * from "./errors.js";
 export { type CancelOptions, Job, type Jobs, type WaitOptions } from "./jobs.js";
-export { LogEvent, LogStream, type Logs, type StreamOptions } from "./logs.js";
-export { Model, type Download, type DownloadOptions, type ExportFormat, type Models } from "./models.js";
+export { LogEvent, LogStream, type LineFilter, type Logs, type StreamOptions } from "./logs.js";
+export { Model, type Download, type DownloadOptions, type ExportFormat, type ModelListOptions, type Models } from "./models.js";
+export type { NotebookOptions, Notebooks } from "./notebooks.js";
 export { Listing, type Page } from "./pages.js";
 export type * from "./types.js";

@@ -6,7 +6,7 @@ import type { components } from "./openapi.js";
 import { Listing } from "./pages.js";
 import { sleep } from "./time.js";
 import type { Transport } from "./transport.js";
-import type { CallOptions, JobCancelled, JobCreated, JobDetails, JobRequest, JobResult, JobStatus, ListOptions, Progress } from "./types.js";
+import type { ArtifactsDeleted, CallOptions, JobCancelled, JobCreated, JobDetails, JobRequest, JobResult, JobStatus, ListOptions, Progress } from "./types.js";
 
 type Schemas = components["schemas"];
 
@@ -116,6 +116,13 @@ export class Jobs {
   /** Tries a failed or cancelled job again; nodes that had finished are reused. Throws Conflict for any other job. */
   async retry(job: Job | string, { signal }: CallOptions = {}): Promise<Job> {
     return new Job(this, await this.#transport.json<Schemas["JobCreated"]>({ method: "POST", path: `${path(idOf(job))}/retry`, signal }));
+  }
+
+  /** Deletes what an ended job left in the object store, with `models` also what it trained. What others need stays, and is named. */
+  async deleteArtifacts(job: Job | string, { models = false, signal }: CallOptions & { models?: boolean } = {}): Promise<ArtifactsDeleted> {
+    const query = models ? { models: "true" } : {};
+    const call = { method: "DELETE", path: `${path(idOf(job))}/artifacts`, query, repeat: true, signal } as const;
+    return this.#transport.json<Schemas["ArtifactsDeleted"]>(call);
   }
 
   /** The job when it has ended, whichever way: look at its `status` and `error`. */

@@ -6,17 +6,24 @@ import type { components } from "./openapi.js";
 import { events } from "./sse.js";
 import { pause, sleep } from "./time.js";
 import type { Opened, Transport } from "./transport.js";
-import type { CallOptions, JobStatus, LogHistory, LogLine } from "./types.js";
+import type { CallOptions, JobStatus, Level, LogHistory, LogLine } from "./types.js";
 
 /** Milliseconds without even a heartbeat after which a stream is taken for lost. */
 const SILENCE = 60_000;
 /** Milliseconds without a connection after which a stream throws: longer than a platform takes to restart. */
-const GIVE_UP = 120_000;
+export const GIVE_UP = 120_000;
 
 /** The line's own fields; whatever else it has are figures, whose names are data. */
 const FIELDS = new Set(["run_id", "agent_name"]);
 
-export interface StreamOptions extends CallOptions {
+export interface LineFilter {
+  /** Only lines of these levels. */
+  level?: readonly Level[];
+  /** Only lines of these agents: classes, or names of nodes. */
+  agent?: readonly string[];
+}
+
+export interface StreamOptions extends CallOptions, LineFilter {
   /** A cursor: `lastEventId` of an event, or `nextCursor` of a history. The stream starts behind it instead of at the first line. */
   after?: string;
 }
@@ -46,6 +53,7 @@ export class LogStream implements AsyncIterable<LogLine> {
   readonly #transport: Transport;
   readonly #path: string;
   readonly #runId: string;
+  readonly #wanted: LineFilter;
   readonly #signal: AbortSignal | undefined;
   readonly #closing = new AbortController();
   #after: string | undefined;
@@ -53,9 +61,10 @@ export class LogStream implements AsyncIterable<LogLine> {
   #read = false;
   #status: JobStatus | undefined;
 
-  constructor(transport: Transport, runId: string, { after, signal }: StreamOptions = {}) {
+  constructor(transport: Transport, runId: string, { after, level, agent, signal }: StreamOptions = {}) {
     this.#transport = transport;
     this.#runId = runId;
+    this.#wanted = { ...(level && { level }), ...(agent && { agent }) };
     this.#path = `/logs/stream/${encodeURIComponent(runId)}`;
     this.#after = after;
     this.#signal = signal;
@@ -140,7 +149,7 @@ export class LogStream implements AsyncIterable<LogLine> {
   #open(signal: AbortSignal): Promise<Opened> {
     const headers: Record<string, string> = { Accept: "text/event-stream" };
     if (this.#after !== undefined) headers["Last-Event-ID"] = this.#after;
-    return this.#transport.openOnce({ path: this.#path, headers, signal, timeout: SILENCE });
+    return this.#transport.openOnce({ path: this.#path, query: { ...this.#wanted }, headers, signal, timeout: SILENCE });
   }
 }
 
@@ -157,14 +166,15 @@ export class Logs {
   }
 
   /** The first `limit` lines (at most 1,000), or those behind the cursor `after`; `nextCursor` reads on. */
-  async history(runId: string, { limit = 100, after, signal }: StreamOptions & { limit?: number } = {}): Promise<LogHistory> {
+  async history(runId: string, { limit = 100, after, level, agent, signal }: StreamOptions & { limit?: number } = {}): Promise<LogHistory> {
     const path = `/logs/history/${encodeURIComponent(runId)}`;
-    const found = (await this.#transport.raw({ path, query: { limit, after }, signal })) as components["schemas"]["LogHistory"];
+    const found = (await this.#transport.raw({ path, query: { limit, after, level, agent }, signal })) as components["schemas"]["LogHistory"];
     return { runId: found.run_id, logs: found.logs.map(logLine), total: found.total, nextCursor: found.next_cursor ?? null };
   }
 }
 
-function logLine(line: Record<string, unknown>): LogLine {
+/** A line as the platform sent it, with its own fields in camelCase. */
+export function logLine(line: Record<string, unknown>): LogLine {
   return Object.fromEntries(Object.entries(line).map(([name, value]) => [FIELDS.has(name) ? camelName(name) : name, value])) as LogLine;
 }
 

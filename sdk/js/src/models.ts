@@ -7,7 +7,7 @@ import { Listing } from "./pages.js";
 import { streamOf } from "./streams.js";
 import { pause, sleep } from "./time.js";
 import type { Opened, Transport } from "./transport.js";
-import type { CallOptions, Comparison, ListOptions, ModelDetails, ModelSummary } from "./types.js";
+import type { CallOptions, Comparison, ListOptions, ModelDetails, ModelFiles, ModelSummary } from "./types.js";
 
 type Schemas = components["schemas"];
 
@@ -19,6 +19,19 @@ export type ExportFormat = "adapter" | "merged" | "gguf";
 export interface DownloadOptions extends CallOptions {
   /** "adapter" if not given. */
   format?: ExportFormat;
+}
+
+export interface ModelListOptions extends ListOptions {
+  baseModel?: string;
+  /** Only versions of the registered model of this name. */
+  name?: string;
+  /** Only models with this alias in MLflow, such as champion. */
+  alias?: string;
+  /** Only models whose figures are at least (at most) these: `{ exact_match: 0.8 }`. */
+  minMetric?: Record<string, number>;
+  maxMetric?: Record<string, number>;
+  /** `created_at`, `name` or a figure; with `-` before it from high to low, or newest first. */
+  sort?: string;
 }
 
 /** An export on its way. */
@@ -65,10 +78,11 @@ export class Models {
     this.#transport = transport;
   }
 
-  /** Newest first. */
-  list({ limit = 20, offset = 0, baseModel, signal }: ListOptions & { baseModel?: string } = {}): Listing<ModelSummary> {
+  /** Newest first, if `sort` does not say otherwise. */
+  list({ limit = 20, offset = 0, baseModel, minMetric, maxMetric, name, alias, sort, signal }: ModelListOptions = {}): Listing<ModelSummary> {
+    const filters = { base_model: baseModel, min_metric: thresholds(minMetric), max_metric: thresholds(maxMetric), name, alias, sort };
     return new Listing(offset, async (from) => {
-      const query = { limit, offset: from, base_model: baseModel };
+      const query = { limit, offset: from, ...filters };
       const { models, ...page } = await this.#transport.json<Schemas["ModelList"]>({ path: "/models", query, signal });
       return { ...page, items: models };
     });
@@ -90,6 +104,11 @@ export class Models {
   /** The model card, as Markdown. */
   async card(modelId: string, { signal }: CallOptions = {}): Promise<string> {
     return this.#transport.text({ path: `${path(modelId)}/card`, signal });
+  }
+
+  /** The files of an export, each with its digest and, where the platform stores in an S3, a `url` to fetch it from directly. */
+  files(modelId: string, { format = "adapter", signal }: DownloadOptions = {}): Promise<ModelFiles> {
+    return this.#transport.json<Schemas["ModelFiles"]>({ path: `${path(modelId)}/files`, query: { format }, signal });
   }
 
   /**
@@ -137,6 +156,10 @@ async function* resumed(opened: Opened, rest: (from: number) => Promise<Opened>,
     await sleep(pause(fruitless), signal);
     opened = await rest(received);
   }
+}
+
+function thresholds(figures: Record<string, number> = {}): string[] {
+  return Object.entries(figures).map(([name, value]) => `${name}:${value}`);
 }
 
 function path(modelId: string | null): string {

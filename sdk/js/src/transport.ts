@@ -19,7 +19,8 @@ export interface TransportOptions {
 export interface Call {
   method?: "GET" | "POST" | "DELETE";
   path: string;
-  query?: Record<string, string | number | undefined>;
+  /** A list is sent as the name again and again. */
+  query?: Record<string, string | number | readonly string[] | undefined>;
   headers?: Record<string, string>;
   json?: unknown;
   /** Makes the body of one attempt, which tells by `heard` that it gets on. */
@@ -47,6 +48,17 @@ export class Transport {
   constructor(options: TransportOptions) {
     this.baseUrl = new URL(options.baseUrl).href.replace(/\/+$/, "");
     this.#options = options;
+  }
+
+  /** A WebSocket at `path`; the key goes as a subprotocol, since a browser can set no header. Throws TypeError where there are none. */
+  socket(path: string, query: Record<string, string>): WebSocket {
+    if (typeof WebSocket === "undefined") {
+      throw new TypeError("There are no WebSockets here: take Node 22 or newer, or start Node 20 with --experimental-websocket");
+    }
+    const url = new URL(this.baseUrl.replace(/^http/, "ws") + path);
+    for (const [name, value] of Object.entries(query)) url.searchParams.set(name, value);
+    const { apiKey } = this.#options;
+    return new WebSocket(url, ["llm-platform", ...(apiKey === undefined ? [] : [`bearer.${apiKey}`])]);
   }
 
   /** The answer in camelCase. `T` is its type in the API. */
@@ -114,7 +126,7 @@ export class Transport {
   #request(call: Call, silence: Silence): { send: () => Promise<Response> } {
     const url = new URL(this.baseUrl + call.path);
     for (const [name, value] of Object.entries(call.query ?? {})) {
-      if (value !== undefined) url.searchParams.set(name, String(value));
+      for (const item of Array.isArray(value) ? value : value === undefined ? [] : [value]) url.searchParams.append(name, String(item));
     }
     const headers = new Headers(call.headers);
     if (this.#options.apiKey !== undefined) headers.set("Authorization", `Bearer ${this.#options.apiKey}`);

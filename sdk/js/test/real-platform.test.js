@@ -61,6 +61,8 @@ test("health", async () => {
   const health = await client.health();
   assert.equal(health.services["api"], "healthy");
   assert.equal(health.status, "healthy");
+  assert.deepEqual((await client.usage()).openJobs, { used: 0, limit: null });
+  assert.ok((await client.notebooks.list()).items.some((notebook) => notebook.parameters.length > 0));
 });
 
 test("a path, a Blob, a File and a Buffer are uploaded whole, and progress is told", async () => {
@@ -139,10 +141,21 @@ test("a job from its submission to its end, followed in both ways", { timeout: 1
     stream.onend = resolve;
     stream.onerror = reject;
   });
+  const channel = client.runs.channel(job.runId);
+  const cursor = await channel.comment("watched by a test");
+  assert.equal(cursor.split(":")[0], job.runId);
+  await assert.rejects(channel.comment(" "), InvalidInput);
   /** @type {import("@llm-platform/sdk").LogLine[]} */
   const lines = [];
+  const reading = (async () => {
+    const found = [];
+    for await (const message of channel) if (message.type === "log") found.push(message.log.message);
+    return found;
+  })();
   for await (const line of client.logs.stream(job.runId)) lines.push(line);
+  const channelled = await reading;
   assert.equal(await finished, "completed");
+  assert.deepEqual(channelled, messages);
   /** @type {string[]} */
   const looks = [];
   await job.wait({ timeout: 10_000, onProgress: (look) => void looks.push(look.status) });
@@ -151,6 +164,11 @@ test("a job from its submission to its end, followed in both ways", { timeout: 1
   const metric = lines.find((line) => line.level === "METRIC" && "loss" in line);
   assert.equal(metric?.agentName, "training");
   assert.equal(typeof metric?.["loss"], "number");
+  const figures = [];
+  for await (const line of client.logs.stream(job.runId, { level: ["METRIC"], agent: ["training"] })) figures.push(line);
+  assert.deepEqual(figures, lines.filter((line) => line.level === "METRIC"));
+  assert.equal((await client.logs.history(job.runId, { level: ["METRIC"], limit: 1 })).total, figures.length);
+  assert.ok(lines.some((line) => line["author"] === null && line.message === "watched by a test"));
 
   assert.deepEqual(job.progress?.completedAgents, ["dataset", "preprocessing", "training"]);
   assert.equal(job.error, null);
@@ -173,6 +191,12 @@ test("the model, its card and its files", async () => {
   const listed = [];
   for await (const item of client.models.list({ baseModel: model.baseModel })) listed.push(item.modelId);
   assert.deepEqual(listed, [job.modelId]);
+  const loss = Number(model.metrics["final_loss"]);
+  assert.equal((await client.models.list({ name: model.modelName, minMetric: { final_loss: loss }, sort: "-final_loss" })).total, 1);
+  assert.equal((await client.models.list({ maxMetric: { final_loss: loss - 1 } })).total, 0);
+  assert.equal((await client.models.list({ alias: "nobody" })).total, 0);
+  const files = await client.models.files(model.modelId);
+  assert.ok(files.files.some((file) => file.path === "adapter_model.safetensors" && file.sha256));
 
   const saved = await model.download({ format: "adapter", path: join(folder, "models/") });
   const { filename, sizeBytes, stream } = await client.models.stream(model.modelId, { format: "adapter" });
@@ -198,6 +222,10 @@ test("a job is cancelled, and tried again", async () => {
   assert.deepEqual([again.jobId, again.status], [cancelled.jobId, "pending"]);
   await again.cancel();
   await assert.rejects(client.jobs.retry(job), Conflict);
+  await client.jobs.wait(again, { timeout: 60_000 });
+  assert.deepEqual((await client.jobs.deleteArtifacts(again)).models, []);
+  assert.equal((await client.notebooks.ofJob(again.jobId)).total, 0);
+  await assert.rejects(client.notebooks.stream(again.jobId, "report"), NotFound);
 });
 
 test("mistakes come back as errors with all that was found", async () => {
@@ -216,6 +244,9 @@ test("mistakes come back as errors with all that was found", async () => {
   await assert.rejects(client.models.get("model_nothing"), NotFound);
   await assert.rejects(async () => {
     for await (const line of client.logs.stream("nothing")) assert.fail(line.message);
+  }, NotFound);
+  await assert.rejects(async () => {
+    for await (const message of client.runs.channel("nothing")) assert.fail(message.type);
   }, NotFound);
   await assert.rejects(client.datasets.upload(join(folder, "missing.csv")), { code: "ENOENT" });
 });

@@ -80,11 +80,15 @@ test("a body of the REST API is taken as it is", async (context) => {
   assert.deepEqual(JSON.parse(seen[0]?.body ?? ""), body);
 });
 
-test("an upload is not sent twice, unless it was refused for being one too many", async (context) => {
+test("an upload is sent again under the same key, so that it stays one dataset", async (context) => {
   for (const fault of [busy, lost]) {
-    const { baseUrl, seen } = await serve(context, fault);
-    await assert.rejects(new LLMPlatformClient({ baseUrl }).datasets.upload(Buffer.from("a\n1\n")), ServiceUnavailable);
-    assert.equal(seen.length, 1);
+    const { baseUrl, seen } = await serve(context, fault, json({ ...DATASET, size_bytes: 4, analysis: null }));
+    await new LLMPlatformClient({ baseUrl }).datasets.upload(Buffer.from("a\n1\n"));
+    const keys = seen.map(({ headers }) => headers["idempotency-key"]);
+    assert.equal(keys.length, 2);
+    assert.match(String(keys[0]), /^[0-9a-f-]{36}$/);
+    assert.equal(keys[0], keys[1]);
+    assert.ok(seen[1]?.body.includes("\r\n\r\na\n1\n\r\n"));
   }
   const { baseUrl, seen } = await serve(context, json("many", 429), json({ ...DATASET, size_bytes: 4, analysis: null }));
   await new LLMPlatformClient({ baseUrl }).datasets.upload(new Blob(["a\n1\n"]), { format: "csv", filename: 'x"\r\n.csv' });
@@ -92,6 +96,19 @@ test("an upload is not sent twice, unless it was refused for being one too many"
   const file = 'Content-Disposition: form-data; name="file"; filename="x%22%0D%0A.csv"\r\nContent-Type: application/octet-stream\r\n\r\na\n1\n';
   const format = 'Content-Disposition: form-data; name="format"\r\n\r\ncsv';
   assert.equal(seen[1]?.body, `--${boundary}\r\n${format}\r\n--${boundary}\r\n${file}\r\n--${boundary}--\r\n`);
+});
+
+test("filters of lists and logs go into the query", async (context) => {
+  const { baseUrl, seen } = await serve(context, json({ models: [], total: 0, limit: 5, offset: 0, has_more: false }));
+  const client = new LLMPlatformClient({ baseUrl });
+  await client.models.list({ limit: 5, baseModel: "b", name: "n", alias: "a", minMetric: { f1: 0.5, "arc.easy": 1 }, maxMetric: { loss: 2 }, sort: "-f1" });
+  const asked = new URLSearchParams(seen[0]?.url.split("?")[1]);
+  assert.deepEqual(asked.getAll("min_metric"), ["f1:0.5", "arc.easy:1"]);
+  asked.delete("min_metric");
+  const rest = { limit: "5", offset: "0", base_model: "b", max_metric: "loss:2", name: "n", alias: "a", sort: "-f1" };
+  assert.deepEqual(Object.fromEntries(asked), rest);
+  await client.models.list();
+  assert.equal(seen[1]?.url, "/api/v1/models?limit=20&offset=0");
 });
 
 test("nobody there is said clearly, and tried again whatever the call is", async (context) => {
