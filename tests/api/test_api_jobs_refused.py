@@ -193,7 +193,7 @@ def test_a_body_that_is_too_large(shared: Api) -> None:
 def test_benchmarks_without_their_package(shared: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
     shared.put()
-    pipeline = body("bad")
+    pipeline = body("benchmarks")
     nodes, edges = pipeline["pipeline_config"]["nodes"], pipeline["pipeline_config"]["edges"]
     nodes += [
         {"agent_name": "training", "agent_class": "TrainingAgent", "config": {}},

@@ -50,9 +50,10 @@ def test_every_answer_has_the_headers(start: Start) -> None:
             api.client.put("/jobs"),
             api.client.post("/jobs", content=b"{", headers={"Content-Type": "application/json"}),
             api.upload(b"", "empty.csv"),
+            api.upload(b"question,answer\nWhat?,That\n", "rows.csv"),
         ]
         with api.services.database.write() as connection:
-            connection.exec_driver_sql("DROP TABLE datasets")
+            connection.exec_driver_sql("UPDATE datasets SET profile = '{}'")
         failed = api.client.get("/datasets")
         assert failed.status_code == 500
         for answer in [*answers, failed]:
