@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import mlflow.artifacts
 import pytest
 
 from llm_platform.agents import Node, Platform, run_node
