@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +24,7 @@ from llm_platform.errors import Cancelled, DatasetError, InvalidConfig, ServiceU
 from llm_platform.reporting import ListReporter
 from llm_platform.settings import Settings
 from llm_platform.specs import PreprocessingConfig
+from tests.executors.ray_cluster import TOKEN
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:.*is deprecated:DeprecationWarning:ray\.data\.context")
 """Ray Data warns of its own defaults."""
@@ -37,7 +37,7 @@ FILES = [*(f"{name}.parquet" for name in SPLITS), DROPPED, FILE]
 def address() -> Iterator[str]:
     """Of a cluster of two nodes with a CPU each. Ray reads its settings when it is imported."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, whose paths must be short
-    settings = {"AUTH_MODE": "token", "AUTH_TOKEN": secrets.token_hex(16), "TMPDIR": folder}
+    settings = {"AUTH_MODE": "token", "AUTH_TOKEN": TOKEN, "TMPDIR": folder}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(f"RAY_{name}", value)

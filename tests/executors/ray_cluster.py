@@ -17,6 +17,8 @@ from llm_platform.data.engine import engine_from
 from llm_platform.settings import Settings
 
 NODE: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+TOKEN = secrets.token_hex(16)
+"""One for all clusters of a process: Ray reads it once."""
 TRIES = 4
 """Ray gives a node 30 s to start, which is not always enough on a machine that is busy with other tests."""
 
@@ -26,7 +28,7 @@ def ray_cluster(nodes: int) -> Iterator[Any]:
     """A `ray.cluster_utils.Cluster` of nodes with a CPU each. Ray reads its settings when it is imported."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, whose paths must be short
     # Ray's workers are nice by 15, and would starve beside other tests.
-    settings = {"AUTH_MODE": "token", "AUTH_TOKEN": secrets.token_hex(16), "TMPDIR": folder, "worker_niceness": "0"}
+    settings = {"AUTH_MODE": "token", "AUTH_TOKEN": TOKEN, "TMPDIR": folder, "worker_niceness": "0"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
             patch.setenv(f"RAY_{name}", value)

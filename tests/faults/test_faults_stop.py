@@ -76,7 +76,9 @@ def test_a_node_that_ignores_sigterm_is_killed_with_all_it_started(zygote: Zygot
 
 
 def test_what_a_node_leaves_behind_when_it_ends_well_is_killed(zygote: Zygote, tmp_path: Path) -> None:
-    node = Node(zygote, tmp_path, then="break")
+    go = tmp_path / "go"
+    node = Node(zygote, tmp_path, then=f"if os.path.exists({str(go)!r}): break\n    time.sleep(0.01)")
+    go.touch()
     assert node.process.wait() == 0
     node.wait_until_gone()
 
