@@ -17,7 +17,7 @@ help:  ## Show this list.
 
 setup: $(STAMP)  ## Install everything into .venv, pinned by constraints.txt; done again only when the pins change.
 
-demo: $(STAMP)  ## Start the platform, fine-tune a model, show what came out, stop (about five minutes).
+demo: $(STAMP)  ## Start the platform, fine-tune a model, show what came out, stop (some minutes, more the first time).
 	@$(BIN)/llm-platform demo
 
 up: $(STAMP)  ## Keep the platform running, until Ctrl-C: API on port 8000, Dagster UI, MLflow UI.

@@ -47,7 +47,7 @@ def _run(console: Console, home: Path, output: Path, keep: bool) -> int:
     began = time.monotonic()
     console.print(
         "[bold]LLM platform demo[/bold]: customer messages go in, a model that routes them to the right team comes out.\n"
-        "No download, no GPU: the base model is built here the first time (about two minutes), then fine-tuned with LoRA.\n"
+        "No download, no GPU: the base model is built here the first time (some minutes), then fine-tuned with LoRA.\n"
     )
     with Server(home) as server:
         with console.status("Starting the platform: API, Dagster, MLflow ..."):

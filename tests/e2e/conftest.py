@@ -147,7 +147,7 @@ def is_training(running: Running, run_id: str) -> bool:
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    ensure(Settings().cache)  # two minutes on a new machine, which are no job's fault
+    ensure(Settings().cache)  # minutes on a new machine, which are no job's fault
     with platform(tmp_path_factory.mktemp("e2e") / "home") as up:
         yield up
 

@@ -20,38 +20,12 @@ from llm_platform.specs.resources import (
     Preview,
     Progress,
 )
+from tests.specification import SPECIFICATION
 
 LINE = {"timestamp": "2025-12-13T01:00:10Z", "agent": "TrainingAgent", "level": "METRIC", "message": "Training step completed"}
 EXAMPLES: list[tuple[type[Resource], dict[str, Any]]] = [
-    (JobCancelled, {"job_id": "job_abc123", "status": "cancelled"}),
+    *((kind, SPECIFICATION[kind]) for kind in (JobCancelled, DatasetUploaded, Dataset)),
     (Progress, {"completed_agents": ["dataset", "validation"], "current_agent": "preprocessing", "total_agents": 3}),
-    (
-        DatasetUploaded,
-        {
-            "dataset_id": "ds_xyz789",
-            "filename": "training_data.csv",
-            "size_bytes": 1048576,
-            "s3_path": "s3://datasets/ds_xyz789/training_data.csv",
-            "analysis": {
-                "rows": 10000,
-                "columns": ["text", "label"],
-                "text_column": "text",
-                "stats": {"avg_length": 256.5, "min_length": 10, "max_length": 1024},
-            },
-        },
-    ),
-    (
-        Dataset,
-        {
-            "dataset_id": "ds_xyz789",
-            "filename": "training_data.csv",
-            "format": "csv",
-            "rows": 10000,
-            "columns": ["text", "label"],
-            "created_at": "2025-12-13T01:00:00Z",
-            "s3_path": "s3://datasets/ds_xyz789/training_data.csv",
-        },
-    ),
     (Preview, {"dataset_id": "ds_xyz789", "samples": [{"text": "Sample text 1", "label": "positive"}], "total_rows": 10000}),
     (
         Model,
