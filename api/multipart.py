@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.concurrency import run_in_threadpool
 
 from api.body import bounded
@@ -85,7 +85,11 @@ async def _feed(request: Request, limit: int, parser: MultipartParser, form: _Fo
 
 def _parse(parser: MultipartParser, form: _Form, batch: Sequence[bytes]) -> None:
     for chunk in batch:
-        parser.write(chunk)
+        # A boundary begins with a carriage return, which is found three times as fast as a boundary.
+        if parser.state == MultipartState.PART_DATA and parser.index == 0 and b"\r" not in chunk:
+            form.data(chunk, 0, len(chunk))
+        else:
+            parser.write(chunk)
     form.write()
 
 
@@ -160,7 +164,7 @@ class _Form:
             "on_header_value": lambda data, start, end: self._header[1].extend(data[start:end]),
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
+            "on_part_data": self.data,
             "on_end": self._end,
         }
 
@@ -199,7 +203,8 @@ class _Form:
         else:
             self._values[name] = bytearray()
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def data(self, data: bytes, start: int, end: int) -> None:
+        """Takes bytes of the part that is being received."""
         if self._field != "file":
             self._values[self._field] += data[start:end]
             if len(self._values[self._field]) > MAX_FIELD_BYTES:

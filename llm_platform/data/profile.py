@@ -29,6 +29,9 @@ TOKEN_CHARACTERS = 20_000_000
 _SAMPLED_GROUPS = 20
 
 
+# Below, files are opened without `pre_buffer` and read without threads: a few rows would else take tens of MB in the API's process.
+
+
 class Profiler:
     """Makes the profile of a table while it is written: `begin`, `add` for each part of its rows, then `profile` with its path.
 
@@ -168,7 +171,7 @@ def _bounded(texts: list[str], rows: int = 500) -> Iterator[list[str]]:
 def _sample(table: Path, columns: Columns, text: str, rows: int) -> list[str]:
     """About so many texts, evenly from the whole table; of a conversation, the contents of its turns."""
     found: list[str] = []
-    with pq.ParquetFile(table) as file:
+    with pq.ParquetFile(table, pre_buffer=False) as file:
         count = file.metadata.num_row_groups
         groups = sorted({round(place) for place in np.linspace(0, count - 1, min(count, _SAMPLED_GROUPS))}) if count else []
         for group in groups:
@@ -184,11 +187,11 @@ def _text(cell: Any, columns: Columns) -> str:
 
 def _row(table: Path, place: int) -> dict[str, Any]:
     """One row, from 0, with long cells cut."""
-    with pq.ParquetFile(table) as file:
+    with pq.ParquetFile(table, pre_buffer=False) as file:
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if place < rows:
-                (row,) = file.read_row_group(group).slice(place, 1).to_pylist()
+                (row,) = file.read_row_group(group, use_threads=False).slice(place, 1).to_pylist()
                 return {name: json_safe(cell, EXAMPLE_CHARACTERS) for name, cell in row.items()}
             place -= rows
     raise AssertionError("the table has fewer rows than were profiled")
@@ -197,8 +200,8 @@ def _row(table: Path, place: int) -> dict[str, Any]:
 def preview(table: Path, limit: int) -> list[dict[str, Any]]:
     """The first `limit` rows, in JSON's types; texts are cut after PREVIEW_CHARACTERS."""
     rows: list[dict[str, Any]] = []
-    with pq.ParquetFile(table) as file:
-        for batch in file.iter_batches(batch_size=max(1, min(limit, 1_000))):
+    with pq.ParquetFile(table, pre_buffer=False) as file:
+        for batch in file.iter_batches(batch_size=max(1, min(limit, 1_000)), use_threads=False):
             rows += _json_rows(batch, limit - len(rows))
             if len(rows) >= limit:
                 break

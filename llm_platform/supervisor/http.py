@@ -53,6 +53,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = False
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if not self.cycle.body:
+            self.cycle.body = cast(bytearray, b"")  # what is appended to these is not copied, and neither is what is read of them
+        super().on_body(body)
+
     def _count(self, size: int) -> None:
         self._parsed += size
         if self._parsed > HEAD_BYTES or len(self.headers) > HEADERS:
