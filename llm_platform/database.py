@@ -31,15 +31,11 @@ Check = Callable[[Connection], None]
 """Called in the transaction, after the insertion; what it raises takes the insertion back."""
 
 
-def _no_check(_: Connection) -> None:
-    return
+LONGEST_CLAIM = timedelta(minutes=15)  # one that goes on for longer was made before the clock was set back
 
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-LONGEST_CLAIM = timedelta(minutes=15)  # one that goes on for longer was made before the clock was set back
 
 
 def _free() -> sa.ColumnElement[bool]:
@@ -105,7 +101,14 @@ class Database:
     # submissions
 
     def accept(
-        self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any], owner: str | None = None, check: Check = _no_check
+        self,
+        run_id: str,
+        *,
+        dagster_run_id: str,
+        digest: str,
+        pipeline: dict[str, Any],
+        owner: str | None = None,
+        check: Check = lambda _: None,
     ) -> tuple[RowMapping, bool]:
         """Inserts a submission, or finds the one of that run id; (row, whether it is new). One for which `check` raises is not kept."""
         row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="api", digest=digest, pipeline=pipeline)
@@ -200,7 +203,7 @@ class Database:
                     .values(status=status, ended_at=ended_at or now(), error=(error or lost) if status == "failed" else None)
                 )
 
-    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str, check: Check = _no_check) -> bool:
+    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str, check: Check = lambda _: None) -> bool:
         """Makes an ended job that did not complete a submission again, for a new Dagster run. True for one of several at once.
 
         Its nodes that did not complete wait again; those that did keep what they made.
@@ -318,7 +321,7 @@ class Database:
 
     # datasets
 
-    def add_dataset(self, *, key: str | None = None, check: Check = _no_check, **row: Any) -> str:
+    def add_dataset(self, *, key: str | None = None, check: Check = lambda _: None, **row: Any) -> str:
         """The id of the dataset: the row's, or that of an earlier one for which the same key (`idempotency.key_digest`) stands."""
         with self.write() as connection:
             if key is not None:
@@ -342,8 +345,10 @@ class Database:
             return connection.execute(sa.select(datasets).where(datasets.c.dataset_id == dataset_id)).mappings().one_or_none()
 
     def list_datasets(self, limit: int, offset: int, *, owner: str | None = None) -> tuple[list[RowMapping], int]:
+        """(newest first, of whose profiles the analysis alone, how many there are): a profile holds rows, which may be long."""
         where = _equal(datasets.c.owner, owner)
-        query = sa.select(datasets).where(where).order_by(datasets.c.created_at.desc(), datasets.c.dataset_id)
+        columns = [*(c for c in datasets.c if c.name != "profile"), datasets.c.profile["analysis"].label("analysis")]
+        query = sa.select(*columns).where(where).order_by(datasets.c.created_at.desc(), datasets.c.dataset_id)
         with self.read() as connection:
             total = connection.execute(sa.select(sa.func.count()).select_from(datasets).where(where)).scalar_one()
             return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total

@@ -161,8 +161,8 @@ def _shortened(name: str, most: int) -> str:
 
 
 def view(row: RowMapping) -> Dataset:
-    """The dataset as the API shows it."""
-    analysis = row["profile"]["analysis"]
+    """The dataset as the API shows it; `row` is one of a list, or a whole one."""
+    analysis = row["analysis"] if "analysis" in row else row["profile"]["analysis"]
     return Dataset(
         dataset_id=row["dataset_id"],
         filename=row["filename"],

@@ -8,8 +8,9 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PreviewLimit, ServicesDep, UploadSlot
+from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PathId, PreviewLimit, ServicesDep, UploadSlot, dataset
 from api.multipart import received
+from api.reads import answered
 from llm_platform import datasets, disk, quotas
 from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview, Profile
 
@@ -55,17 +56,21 @@ async def upload(
     return made
 
 
-@router.get("")
-def list_datasets(services: ServicesDep, caller: CallerDep, page: PageDep) -> Page[Dataset]:
+@router.get("", response_model=Page[Dataset])
+async def list_datasets(services: ServicesDep, caller: CallerDep, page: PageDep) -> Response:
     """Datasets, newest first."""
-    rows, total = services.database.list_datasets(page.limit, page.offset, owner=caller.sees)
-    return Page(items=[datasets.view(row) for row in rows], **page.bounds(total))
+
+    def read() -> Page[Dataset]:
+        rows, total = services.database.list_datasets(page.limit, page.offset, owner=caller.sees)
+        return Page(items=[datasets.view(row) for row in rows], **page.bounds(total))
+
+    return await answered(services, read)
 
 
-@router.get("/{dataset_id}")
-def get(row: DatasetRow) -> Dataset:
+@router.get("/{dataset_id}", response_model=Dataset)
+async def get(dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
     """What is known about a dataset."""
-    return datasets.view(row)
+    return await answered(services, lambda: datasets.view(dataset(dataset_id, services, caller)))
 
 
 @router.get("/{dataset_id}/preview")

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from api.deps import Audit, CallerDep, DeleteModels, IdempotencyKey, JsonBody, KeepModel, PageDep, ServicesDep, StatusFilter, Submission
+from api.deps import (
+    Audit,
+    CallerDep,
+    DeleteModels,
+    IdempotencyKey,
+    JsonBody,
+    KeepModel,
+    PageDep,
+    PathId,
+    ServicesDep,
+    StatusFilter,
+    Submission,
+    submission,
+)
+from api.reads import answered
 from llm_platform import artifacts, jobs
 from llm_platform.specs import JobRequest
 from llm_platform.specs.resources import ArtifactsDeleted, Job, JobCancelled, JobCreated, Page
@@ -24,18 +38,22 @@ def create(body: JsonBody, services: ServicesDep, caller: CallerDep, audit: Audi
     return created
 
 
-@router.get("")
-def list_jobs(services: ServicesDep, caller: CallerDep, page: PageDep, status: StatusFilter = None) -> Page[Job]:
+@router.get("", response_model=Page[Job])
+async def list_jobs(services: ServicesDep, caller: CallerDep, page: PageDep, status: StatusFilter = None) -> Response:
     """Jobs, newest first."""
-    services.refresh(services.database.open_submissions())
-    rows, total = services.database.list_submissions(page.limit, page.offset, status, owner=caller.sees)
-    return Page(items=jobs.views(services.database, rows), **page.bounds(total))
+
+    def read() -> Page[Job]:
+        services.refresh(services.database.open_submissions())
+        rows, total = services.database.list_submissions(page.limit, page.offset, status, owner=caller.sees)
+        return Page(items=jobs.views(services.database, rows), **page.bounds(total))
+
+    return await answered(services, read)
 
 
-@router.get("/{job_id}")
-def get(row: Submission, services: ServicesDep) -> Job:
+@router.get("/{job_id}", response_model=Job)
+async def get(job_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
     """A job's state, progress and result."""
-    return jobs.views(services.database, [row])[0]
+    return await answered(services, lambda: jobs.views(services.database, [submission(job_id, services, caller)])[0])
 
 
 @router.delete("/{job_id}", response_model_exclude_none=True)

@@ -10,6 +10,7 @@ from fastapi.responses import PlainTextResponse, Response
 from api.card import card_response
 from api.deps import BaseModelFilter, CallerDep, ComparedModels, PageDep, ServicesDep, TrainedModel
 from api.download import archive_response
+from api.reads import answered
 from llm_platform import model_list, models
 from llm_platform.comparisons import compare_models
 from llm_platform.specs.comparison import Comparison
@@ -45,14 +46,18 @@ async def model_query(
     return model_list.parse_query(base_model=base_model, name=name, alias=alias, min_metric=min_metric, max_metric=max_metric, sort=sort)
 
 
-@router.get("")
-def list_models(
+@router.get("", response_model=ModelList)
+async def list_models(
     services: ServicesDep, caller: CallerDep, page: PageDep, query: Annotated[model_list.ModelQuery, Depends(model_query)]
-) -> ModelList:
+) -> Response:
     """Trained models, newest first if nothing else is asked for."""
-    services.sync_models()
-    rows, total = model_list.list_models(query, services.database, page.limit, page.offset, caller.sees)
-    return ModelList(models=[models.summary(row) for row in rows], **page.bounds(total))
+
+    def read() -> ModelList:
+        services.sync_models()
+        rows, total = model_list.list_models(query, services.database, page.limit, page.offset, caller.sees)
+        return ModelList(models=[models.summary(row) for row in rows], **page.bounds(total))
+
+    return await answered(services, read)
 
 
 @router.get("/compare")

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from pydantic import ValidationError
 
-from llm_platform import keys
+from llm_platform import keys, tables
 from llm_platform.settings import Settings
 from llm_platform.specs.keys import KeyRequest
 from tests.api.api_harness import CSV, Api, Start, body, wait_until
@@ -88,13 +89,13 @@ def test_a_failure_is_found_by_its_request_id(start: Start, lines: Lines) -> Non
     with start(access_log="errors") as api:
         api.client.post("/datasets/upload", files={"file": ("rows.csv", CSV)}).raise_for_status()
         with api.services.database.write() as connection:
-            connection.exec_driver_sql("UPDATE datasets SET profile = '{}'")
+            connection.execute(sa.update(tables.datasets).values(profile={"analysis": {}}))
         assert api.client.get("/jobs", headers={"X-Request-ID": "well"}).status_code == 200
         answer = api.client.get("/datasets", headers={"X-Request-ID": "fell"})
         assert (answer.status_code, answer.headers["x-request-id"]) == (500, "fell")
         wait_until(lambda: len(lines("fell")) == 2)
     failure, request = lines("fell")
-    assert (failure["level"], failure["logger"]) == ("ERROR", "api.middleware") and "KeyError: 'analysis'" in failure["exception"]
+    assert (failure["level"], failure["logger"]) == ("ERROR", "api.middleware") and "KeyError: 'rows'" in failure["exception"]
     assert (request["route"], request["status"]) == ("/api/v1/datasets", 500)
     assert lines("well") == [], "errors only"
 
