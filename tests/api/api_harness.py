@@ -169,6 +169,8 @@ def wait_until(condition: Callable[[], Any], seconds: float = 10) -> None:
 def serving(settings: Settings, orchestrator: Orchestrator | None) -> Iterator[tuple[FastAPI, int]]:
     """An API on a free port, in a thread."""
     app = create_app(settings, orchestrator)
+    for route in app.routes:  # FastAPI builds them when they are first looked through, of routers that another thread may be building
+        route.matches({"type": "http", "method": "GET", "path": "/api/v1/none", "headers": []})
     config = uvicorn.Config(
         app, http=cast(Any, HttpReceiver), ws=SocketProtocol, ws_max_size=MAX_SIZE,
         log_level="warning", access_log=False, proxy_headers=False, timeout_graceful_shutdown=1,
