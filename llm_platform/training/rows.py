@@ -81,9 +81,13 @@ def read_rows(path: Path) -> Rows:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    needed = ["row", "input_ids", "loss_mask"]
     try:
-        known = pq.read_schema(path).names
-        table = pq.read_table(path, columns=["row", "input_ids", "loss_mask", *(["prompt_length"] if "prompt_length" in known else [])])
+        with pq.ParquetFile(path) as file:  # `read_table` imports pandas, which takes as long as a small model's training starts
+            known = file.schema_arrow.names
+            if not set(needed) <= set(known):
+                raise ValueError("columns are missing")
+            table = file.read(columns=[*needed, *(["prompt_length"] if "prompt_length" in known else [])])
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DatasetError(f"The split {path.name} is missing, is not Parquet, or lacks one of row, input_ids, loss_mask") from error
     ids, offsets = _flat(table, "input_ids", np.int32)
