@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
-from llm_platform.errors import ServiceUnavailable
+from llm_platform.errors import InvalidConfig, ServiceUnavailable
 
 
 def _default_cache() -> Path:
@@ -18,6 +18,7 @@ def _default_cache() -> Path:
     return Path(base) / "llm-platform"
 
 
+SECRETS_DIR = "LLM_PLATFORM_SECRETS_DIR"
 AccessLog = Literal["off", "errors", "all"]
 ORIGIN = r"^(\*|https?://[A-Za-z0-9._-]+(:\d+)?|https?://\[[0-9a-fA-F:]+\](:\d+)?)$"
 """What a browser sends as Origin: no path, no slash at the end."""
@@ -41,9 +42,28 @@ NotebookFolder = Annotated[Path, AfterValidator(_no_address)]
 
 
 class Settings(BaseSettings):
-    """What the platform needs to know about where it runs. Sizes are in bytes, times in seconds."""
+    """What the platform needs to know about where it runs. Sizes are in bytes, times in seconds.
+
+    From the environment, as LLM_PLATFORM_ and the name in capitals, or from files of that name in the folder LLM_PLATFORM_SECRETS_DIR
+    (capitals or not), which is how Docker and Kubernetes hand secrets over; the environment wins.
+    """
 
     model_config = SettingsConfigDict(env_prefix="LLM_PLATFORM_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        folder = os.environ.get(SECRETS_DIR)
+        if folder and not Path(folder).is_dir():
+            raise InvalidConfig(f"{SECRETS_DIR} names no folder", field=SECRETS_DIR)
+        files = (SecretsSettingsSource(settings_cls, secrets_dir=folder),) if folder else ()
+        return init_settings, env_settings, *files
 
     home: Path = Field(default=Path(".home"), description="Folder of the databases, the local object store and the work in progress.")
     cache: Path = Field(default_factory=_default_cache, description="Per-machine folder of base models that the library built.")
