@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 MAX_NEW_TOKENS = 64
+WEIGHTS = "adapter_model.safetensors"
 
 
 class Adapter:
-    """The base model with its adapter, answering greedily."""
+    """The base model with its adapter, answering greedily. Raises FileNotFoundError for an adapter without safetensors."""
 
     def __init__(self, folder: Path, base: str) -> None:
         from peft import PeftModel
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if not (folder / WEIGHTS).is_file():  # peft would look for a pickle next
+            raise FileNotFoundError(f"The adapter has no {WEIGHTS}; weights in formats that can run code are not loaded")
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         self._model: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, use_safetensors=True), str(folder)).eval()
         if (folder / "generation_config.json").is_file():  # where training says what ends an answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llm_platform.export.export import export_merged
 from llm_platform.registry import Registry
+from llm_platform.registry.pyfunc_adapter import WEIGHTS, Adapter
 from llm_platform.reporting import ListReporter
 from tests.tiny_fixtures import adapter as trained_adapter
 from tests.tiny_fixtures import base
@@ -116,3 +119,11 @@ def test_its_merged_model_loads_without_peft_and_answers_as_it_does(
     alone(MERGED, tmp_path, uri, served.tracking_uri, json.dumps(prompts), str(tmp_path / "answers.json"))
     found = [answer.strip() for answer in json.loads((tmp_path / "answers.json").read_text())]
     assert found == expected(base, trained_adapter, prompts) and all(found)
+
+
+def test_an_adapter_in_a_pickle_is_not_loaded(base: Path, trained_adapter: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(trained_adapter, tmp_path / "adapter"))
+    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
+    (folder / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match="can run code are not loaded"):
+        Adapter(folder, str(base))
