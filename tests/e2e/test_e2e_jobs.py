@@ -12,6 +12,7 @@ import pytest
 
 from llm_platform.settings import Settings
 from llm_platform.storage import storage_from
+from tests.api.api_harness import body as example
 from tests.e2e.conftest import Running, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import BASE_MODEL, edges, node, up_to_training
 
@@ -41,10 +42,7 @@ def finished(running: Running, dataset: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_specifications_example_to_the_letter(running: Running, tmp_path: Path) -> None:
     spec = Path(__file__).resolve().parents[2].parent / "shared" / "spec" / "api-specification.md"
-    if spec.exists():
-        body = json.loads(spec.read_text().split("**Request Body:**\n```json")[1].split("```")[0])
-    else:
-        body = json.loads((Path(__file__).resolve().parents[2] / "examples" / "specification.json").read_text())
+    body = json.loads(spec.read_text().split("**Request Body:**\n```json")[1].split("```")[0]) if spec.exists() else example("abc123")
     body["pipeline_config"]["nodes"][2]["config"]["base_model"] = BASE_MODEL
     path = write_csv(tmp_path / "training_data.csv", question_rows(50))
     storage_from(Settings(home=running.home)).put_file(path, "s3://datasets/training_data.csv")

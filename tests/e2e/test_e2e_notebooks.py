@@ -26,8 +26,8 @@ def test_finetune_on_a_running_platform(running: Running, tmp_path: Path) -> Non
     assert f"was submitted to {url}" in told and "accuracy: " in told
 
     def trained() -> str | None:
-        items = running.http.get("/models", params={"name": "from-a-notebook"}).raise_for_status().json()["items"]
-        return items[0]["model_id"] if items else None
+        found = running.http.get("/models", params={"name": "from-a-notebook"}).raise_for_status().json()["models"]
+        return found[0]["model_id"] if found else None
 
     model_id = wait_for(trained, 30, "the model is listed")
     assert f"The model is {model_id}" in told

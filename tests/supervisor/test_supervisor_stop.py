@@ -31,7 +31,7 @@ time.sleep(1000)
 def test_a_requested_stop_is_a_success_and_leaves_nothing(start: Start, number: int) -> None:
     platform = start({"name": "one", "command": python(SLEEPER)}, {"name": "two", "command": python(SLEEPER)})
     platform.next("ready", "two")
-    assert len(platform.processes()) == 2
+    wait_until(lambda: len(platform.processes()) == 2, "both run, and are Python")
     assert platform.stop(number) == 0
     assert not platform.processes()
     assert not (platform.home / "services.json").exists()
