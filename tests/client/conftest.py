@@ -17,41 +17,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from llm_platform.client import Client
+from llm_platform.specs import resources
+from tests.specification import SPECIFICATION
 
 CREATED = "2025-12-13T01:00:00Z"
-UPLOADED = {
-    "dataset_id": "ds_xyz789",
-    "filename": "training_data.csv",
-    "size_bytes": 0,
-    "s3_path": "s3://datasets/ds_xyz789/training_data.csv",
-    "analysis": {
-        "rows": 10000,
-        "columns": ["text", "label"],
-        "text_column": "text",
-        "stats": {"avg_length": 256.5, "min_length": 10, "max_length": 1024},
-    },
-}
-DATASET = {
-    "dataset_id": "ds_xyz789",
-    "filename": "training_data.csv",
-    "format": "csv",
-    "rows": 10000,
-    "columns": ["text", "label"],
-    "created_at": CREATED,
-    "s3_path": "s3://datasets/ds_xyz789/training_data.csv",
-    "a_field_of_a_newer_platform": True,
-}
-MODEL = {
-    "model_id": "model_abc123",
-    "run_id": "abc123",
-    "model_name": "llama2-finetuned",
-    "base_model": "meta-llama/Llama-2-7b-hf",
-    "dataset_id": "ds_xyz789",
-    "training_config": {"method": "lora", "lora_r": 16},
-    "metrics": {"accuracy": 0.92, "f1": 0.89, "final_loss": 0.42},
-    "exports": {"adapter": "s3://artifacts/abc123/adapter", "merged": "s3://artifacts/abc123/merged"},
-    "created_at": CREATED,
-}
+UPLOADED = {**SPECIFICATION[resources.DatasetUploaded], "size_bytes": 0}
+DATASET = {**SPECIFICATION[resources.Dataset], "a_field_of_a_newer_platform": True}
+MODEL = SPECIFICATION[resources.Model]
 
 
 @dataclass
