@@ -31,6 +31,10 @@ Check = Callable[[Connection], None]
 """Called in the transaction, after the insertion; what it raises takes the insertion back."""
 
 
+def _no_check(_: Connection) -> None:
+    return
+
+
 LONGEST_CLAIM = timedelta(minutes=15)  # one that goes on for longer was made before the clock was set back
 
 
@@ -101,14 +105,7 @@ class Database:
     # submissions
 
     def accept(
-        self,
-        run_id: str,
-        *,
-        dagster_run_id: str,
-        digest: str,
-        pipeline: dict[str, Any],
-        owner: str | None = None,
-        check: Check = lambda _: None,
+        self, run_id: str, *, dagster_run_id: str, digest: str, pipeline: dict[str, Any], owner: str | None = None, check: Check = _no_check
     ) -> tuple[RowMapping, bool]:
         """Inserts a submission, or finds the one of that run id; (row, whether it is new). One for which `check` raises is not kept."""
         row = dict(run_id=run_id, dagster_run_id=dagster_run_id, source="api", digest=digest, pipeline=pipeline)
@@ -203,7 +200,7 @@ class Database:
                     .values(status=status, ended_at=ended_at or now(), error=(error or lost) if status == "failed" else None)
                 )
 
-    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str, check: Check = lambda _: None) -> bool:
+    def retry(self, run_id: str, *, dagster_run_id: str, instead_of: str, check: Check = _no_check) -> bool:
         """Makes an ended job that did not complete a submission again, for a new Dagster run. True for one of several at once.
 
         Its nodes that did not complete wait again; those that did keep what they made.
@@ -321,7 +318,7 @@ class Database:
 
     # datasets
 
-    def add_dataset(self, *, key: str | None = None, check: Check = lambda _: None, **row: Any) -> str:
+    def add_dataset(self, *, key: str | None = None, check: Check = _no_check, **row: Any) -> str:
         """The id of the dataset: the row's, or that of an earlier one for which the same key (`idempotency.key_digest`) stands."""
         with self.write() as connection:
             if key is not None:

@@ -29,9 +29,6 @@ TOKEN_CHARACTERS = 20_000_000
 _SAMPLED_GROUPS = 20
 
 
-# Below, files are opened without `pre_buffer` and read without threads: a few rows would else take tens of MB in the API's process.
-
-
 class Profiler:
     """Makes the profile of a table while it is written: `begin`, `add` for each part of its rows, then `profile` with its path.
 
@@ -135,6 +132,11 @@ def profile(table: Path) -> Profile:
         return profiler.profile(table)
 
 
+def _opened(table: Path) -> pq.ParquetFile:
+    """For a few rows, to be read without threads too: with read-ahead they would take tens of MB, in the API's process."""
+    return pq.ParquetFile(table, pre_buffer=False)
+
+
 def token_lengths(table: Path, found: Profile, tokenizer_folder: Path, name: str) -> TokenLengths | None:
     """Lengths in tokens of the texts that `found` has measured, at most TOKEN_ROWS; None if there is no text.
 
@@ -171,7 +173,7 @@ def _bounded(texts: list[str], rows: int = 500) -> Iterator[list[str]]:
 def _sample(table: Path, columns: Columns, text: str, rows: int) -> list[str]:
     """About so many texts, evenly from the whole table; of a conversation, the contents of its turns."""
     found: list[str] = []
-    with pq.ParquetFile(table, pre_buffer=False) as file:
+    with _opened(table) as file:
         count = file.metadata.num_row_groups
         groups = sorted({round(place) for place in np.linspace(0, count - 1, min(count, _SAMPLED_GROUPS))}) if count else []
         for group in groups:
@@ -187,7 +189,7 @@ def _text(cell: Any, columns: Columns) -> str:
 
 def _row(table: Path, place: int) -> dict[str, Any]:
     """One row, from 0, with long cells cut."""
-    with pq.ParquetFile(table, pre_buffer=False) as file:
+    with _opened(table) as file:
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if place < rows:
@@ -200,7 +202,7 @@ def _row(table: Path, place: int) -> dict[str, Any]:
 def preview(table: Path, limit: int) -> list[dict[str, Any]]:
     """The first `limit` rows, in JSON's types; texts are cut after PREVIEW_CHARACTERS."""
     rows: list[dict[str, Any]] = []
-    with pq.ParquetFile(table, pre_buffer=False) as file:
+    with _opened(table) as file:
         for batch in file.iter_batches(batch_size=max(1, min(limit, 1_000)), use_threads=False):
             rows += _json_rows(batch, limit - len(rows))
             if len(rows) >= limit:
