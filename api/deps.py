@@ -93,18 +93,28 @@ async def upload_slot(request: Request, services: ServicesDep, caller: CallerDep
             del going_on[client]
 
 
-def submission(job_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
-    """The job's row as it is now. Raises NotFound, also for another's."""
+def known_submission(job_id: str, services: Services, caller: Caller) -> RowMapping:
+    """The job's row, with the state that was last copied from Dagster. Raises NotFound, also for another's."""
     run_id = job_id.removeprefix("job_")
     row = services.database.submission(run_id) if job_id.startswith("job_") and _RUN_ID.fullmatch(run_id) else None
     if row is None or not caller.may_see(row["owner"]):
         raise NotFound(f"There is no job '{job_id[:100]}'", job_id=job_id[:100])
-    return services.refresh([row])[0]
+    return row
+
+
+def submission(job_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
+    """The job's row as it is now. Raises NotFound, also for another's."""
+    return services.refresh([known_submission(job_id, services, caller)])[0]
 
 
 def dataset(dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
     """The dataset's row. Raises NotFound, also for another's."""
-    row = services.database.dataset(dataset_id) if _DATASET_ID.fullmatch(dataset_id) else None
+    return found_dataset(services.database.dataset, dataset_id, caller)
+
+
+def found_dataset(find: Callable[[str], RowMapping | None], dataset_id: str, caller: Caller) -> RowMapping:
+    """What `find` finds. Raises NotFound, also for another's."""
+    row = find(dataset_id) if _DATASET_ID.fullmatch(dataset_id) else None
     if row is None or not caller.may_see(row["owner"]):
         raise NotFound(f"There is no dataset '{dataset_id[:100]}'", dataset_id=dataset_id[:100])
     return row

@@ -14,6 +14,7 @@ from sqlalchemy.engine import RowMapping
 from api.limits import RateLimits
 from api.metrics import Metrics
 from api.orchestration import Orchestrator
+from api.reads import Reads
 from api.rooms import Rooms
 from api.streams import Streams
 from api.submitter import Submitter
@@ -31,9 +32,6 @@ RETRY_SECONDS = 5.0
 READY_SECONDS = 60.0
 MAX_UPLOADS = 16
 MAX_CONVERSIONS = 2
-MAX_SQLITE_READS = 1
-"""SQLite's reads wait for nothing, and threads that only hand Python's lock to each other take a third of the speed."""
-MAX_NETWORK_READS = 4
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +54,7 @@ class Services:
         self.uploads = CapacityLimiter(MAX_UPLOADS)
         self.uploads_of: Counter[str] = Counter()
         self.conversions = CapacityLimiter(MAX_CONVERSIONS)
-        self.reads = CapacityLimiter(MAX_SQLITE_READS if self.database.engine.dialect.name == "sqlite" else MAX_NETWORK_READS)
+        self.reads = Reads(self.database, self.refresh)
         self.orchestrator = orchestrator
         self._submitter: Submitter | None = None
         self._closing = threading.Event()

@@ -6,8 +6,11 @@ A platform as `llm-platform up` starts it, with 1,000 jobs of three nodes, 100 d
 asks over kept connections, as fast as it gets answers: the list of jobs, a job, the list of models, the list of datasets and
 the health, one after the other, each connection at another place of the round. Answers that are not 200 end the benchmark.
 
-`requests_per_second`, `p50_ms` and `p99_ms` are of all of them together. `jobs_10000_over_empty` compares the median time of
-`GET /jobs` (20 of them are answered) on one connection with 10,000 jobs and with none.
+`requests_per_second`, `p50_ms` and `p99_ms` are of all of them together, while nothing else happens: then the API answers from
+memory what was asked before. `writing_requests_per_second` and `writing_p99_ms` are the same while this process writes a log line
+20 times a second, after each of which everything is read anew. `jobs_10000_over_empty` compares the median time of `GET /jobs` (20
+of them are answered) on one connection with 10,000 jobs and with none; `written_10000_ms` is that time with a line written before
+each look.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ import asyncio
 import itertools
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -31,6 +37,7 @@ from llm_platform import tables
 from llm_platform.database import Database, now
 from llm_platform.jobs import dagster_run_id
 from llm_platform.registry import Registry
+from llm_platform.runlog import append, line
 from llm_platform.settings import Settings
 
 JOBS = 1_000
@@ -87,14 +94,37 @@ async def answered(url: str, paths: Sequence[str], connections: int, seconds: fl
     return found
 
 
-async def looks(url: str) -> float:
-    """The median time of the list of jobs, in seconds."""
+async def looks(url: str, before: Callable[[], None] = lambda: None) -> float:
+    """The median time of the list of jobs, in seconds; `before` happens before each look."""
     connection = await Connection.to(url)
-    for _ in range(LOOKS // 10):
-        await connection.seconds("/jobs")
-    found = [await connection.seconds("/jobs") for _ in range(LOOKS)]
+    found: list[float] = []
+    for _ in range(LOOKS + LOOKS // 10):
+        before()
+        found.append(await connection.seconds("/jobs"))
     connection.close()
-    return statistics.median(found)
+    return statistics.median(found[LOOKS // 10 :])
+
+
+@contextmanager
+def writing(database: Database) -> Iterator[None]:
+    """Meanwhile a log line is written every 50 ms."""
+    end = threading.Event()
+
+    def write() -> None:
+        while not end.wait(0.05):
+            write_line(database)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def write_line(database: Database) -> None:
+    append(database, "stored-0", [line("INFO", "Step 10 of 100")])
 
 
 def store_jobs(database: Database, numbers: range) -> None:
@@ -156,17 +186,25 @@ def main() -> None:
         begun = time.perf_counter()
         found = asyncio.run(answered(url, paths, options.connections, options.seconds))
         rate = len(found) / (time.perf_counter() - begun)
+        with writing(database):
+            begun = time.perf_counter()
+            written = asyncio.run(answered(url, paths, options.connections, options.seconds))
+            writing_rate = len(written) / (time.perf_counter() - begun)
         store_jobs(database, range(JOBS, MANY_JOBS))
         many = asyncio.run(looks(url))
+        many_written = asyncio.run(looks(url, partial(write_line, database)))
         database.close()
     percentiles = statistics.quantiles(found, n=100)
     figures = {
         "requests_per_second": rate,
         "p50_ms": 1000 * percentiles[49],
         "p99_ms": 1000 * percentiles[98],
+        "writing_requests_per_second": writing_rate,
+        "writing_p99_ms": 1000 * statistics.quantiles(written, n=100)[98],
         "jobs_10000_over_empty": many / empty,
         "jobs_empty_ms": 1000 * empty,
         "jobs_10000_ms": 1000 * many,
+        "written_10000_ms": 1000 * many_written,
         "requests": len(found),
         "connections": options.connections,
     }

@@ -1,29 +1,25 @@
 """Reads and writes of the platform's own tables (`llm_platform.tables`).
 
-SQLite in WAL mode in the home folder, or Postgres. What a client was told is accepted is in here before it is told.
+What a client was told is accepted is in here before it is told.
 Times are UTC. The state of a job is Dagster's to say; of it only the final state is copied here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-import sqlalchemy.event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, Engine, RowMapping
+from sqlalchemy.engine import Connection, RowMapping
 
-from llm_platform import schema, tables
-from llm_platform.settings import Settings, with_driver
+from llm_platform import statements
+from llm_platform.connections import Connections
 from llm_platform.tables import datasets, models, nodes, submissions, upload_keys
 
 FINAL = ("completed", "failed", "cancelled")
-OPEN = ("pending", "running")
-"""The others, by which an index finds them among many thousands that have ended."""
 UNASKED: dict[str, Any] = {"cancel_requested": False, "keep_requested": None, "checkpoint_requested_at": None}
 """A submission whose new run nobody has asked for anything yet."""
 
@@ -48,59 +44,16 @@ def _free() -> sa.ColumnElement[bool]:
     return sa.or_(until.is_(None), sa.not_(until.between(now(), now() + LONGEST_CLAIM)))
 
 
-def _tune_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # SQLAlchemy's begin() below says BEGIN IMMEDIATE itself
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA busy_timeout=30000")
-
-
-def _begin_immediate(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
-
-
 def _equal(column: sa.Column[Any], value: str | None) -> sa.ColumnElement[bool]:
     return sa.true() if value is None else column == value
 
 
-class Database:
-    """Safe to share between threads and processes.
-
-    Where a list takes an `owner`, it is of what belongs to that user alone; of everything if that is None.
-    """
+class Database(Connections):
+    """Where a list takes an `owner`, it is of what belongs to that user alone; of everything if that is None."""
 
     def __init__(self, url: str) -> None:
-        url = with_driver(url)
-        self.engine: Engine = sa.create_engine(url, json_deserializer=tables.read_json, pool_pre_ping=not url.startswith("sqlite"))
-        self._insert: Any = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
-        if self.engine.dialect.name == "sqlite":
-            sqlalchemy.event.listen(self.engine, "connect", _tune_sqlite)
-            sqlalchemy.event.listen(self.engine, "begin", _begin_immediate)
-        self._writer = self.engine.execution_options(writes=True)
-        with self.read() as connection:
-            is_current = schema.state(connection).is_current
-        if not is_current:
-            with self.write() as connection:
-                if self.engine.dialect.name == "postgresql":
-                    connection.execute(sa.text("SELECT pg_advisory_xact_lock(727274)"))  # two processes must not create at once
-                schema.upgrade(connection)
-
-    @classmethod
-    def from_settings(cls, settings: Settings) -> Database:
-        return cls(settings.resolved_database_url)
-
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
-        with self._writer.begin() as connection:
-            yield connection
-
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
-        with self.engine.connect() as connection:
-            yield connection
-
-    def close(self) -> None:
-        self.engine.dispose()
+        super().__init__(url)
+        self._insert: Any = sqlite.insert if self.is_file else postgresql.insert
 
     # submissions
 
@@ -234,7 +187,7 @@ class Database:
 
     def submission(self, run_id: str) -> RowMapping | None:
         with self.read() as connection:
-            return connection.execute(sa.select(submissions).where(submissions.c.run_id == run_id)).mappings().one_or_none()
+            return connection.execute(statements.SUBMISSION, {"run_id": run_id}).mappings().one_or_none()
 
     def owner_of_run(self, run_id: str) -> str | None:
         """To whom a run's job, log and models belong."""
@@ -243,19 +196,15 @@ class Database:
 
     def open_submissions(self) -> list[RowMapping]:
         """Those whose final state is not yet known here, oldest first."""
-        query = sa.select(submissions).where(submissions.c.status.in_(OPEN)).order_by(submissions.c.created_at)
         with self.read() as connection:
-            return list(connection.execute(query).mappings())
+            return list(connection.execute(statements.OPEN_SUBMISSIONS).mappings())
 
     def list_submissions(
         self, limit: int, offset: int, status: str | None = None, *, owner: str | None = None
     ) -> tuple[list[RowMapping], int]:
         """(newest first, how many there are)."""
-        where = sa.and_(_equal(submissions.c.status, status), _equal(submissions.c.owner, owner))
-        query = sa.select(submissions).where(where).order_by(submissions.c.created_at.desc(), submissions.c.run_id)
-        with self.read() as connection:
-            total = connection.execute(sa.select(sa.func.count()).select_from(submissions).where(where)).scalar_one()
-            return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
+        listing = statements.list_of_submissions(status is not None, owner is not None)
+        return self.page(listing, limit, offset, status=status, owner=owner)
 
     def count_submissions(self) -> dict[str, int]:
         """How many there are in each state."""
@@ -299,9 +248,16 @@ class Database:
 
     def nodes(self, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
         """The nodes of each run, in the order they started."""
+        return self._nodes(statements.NODES, run_ids)
+
+    def nodes_of_jobs(self, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
+        """The same, with what a job shows of its nodes: name, status, result, error, and when it failed."""
+        return self._nodes(statements.NODES_OF_JOBS, run_ids)
+
+    def _nodes(self, statement: sa.Select[*tuple[Any, ...]], run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
         found: dict[str, list[RowMapping]] = {run_id: [] for run_id in run_ids}
         with self.read() as connection:
-            for row in connection.execute(sa.select(nodes).where(nodes.c.run_id.in_(run_ids)).order_by(nodes.c.started_at)).mappings():
+            for row in connection.execute(statement, {"run_ids": run_ids}).mappings().all():
                 found[row["run_id"]].append(row)
         return found
 
@@ -341,14 +297,14 @@ class Database:
         with self.read() as connection:
             return connection.execute(sa.select(datasets).where(datasets.c.dataset_id == dataset_id)).mappings().one_or_none()
 
-    def list_datasets(self, limit: int, offset: int, *, owner: str | None = None) -> tuple[list[RowMapping], int]:
-        """(newest first, of whose profiles the analysis alone, how many there are): a profile holds rows, which may be long."""
-        where = _equal(datasets.c.owner, owner)
-        columns = [*(c for c in datasets.c if c.name != "profile"), datasets.c.profile["analysis"].label("analysis")]
-        query = sa.select(*columns).where(where).order_by(datasets.c.created_at.desc(), datasets.c.dataset_id)
+    def dataset_shown(self, dataset_id: str) -> RowMapping | None:
+        """The same, of its profile the analysis alone."""
         with self.read() as connection:
-            total = connection.execute(sa.select(sa.func.count()).select_from(datasets).where(where)).scalar_one()
-            return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
+            return connection.execute(statements.DATASET_SHOWN, {"dataset_id": dataset_id}).mappings().one_or_none()
+
+    def list_datasets(self, limit: int, offset: int, *, owner: str | None = None) -> tuple[list[RowMapping], int]:
+        """(newest first, of whose profiles the analysis alone, how many there are)."""
+        return self.page(statements.list_of_datasets(owner is not None), limit, offset, owner=owner)
 
     def unrecorded_datasets(self) -> list[RowMapping]:
         with self.read() as connection:
@@ -372,30 +328,10 @@ class Database:
     def models_of(self, run_ids: Sequence[str]) -> dict[str, list[str]]:
         """Model ids of each run, oldest first."""
         found: dict[str, list[str]] = {run_id: [] for run_id in run_ids}
-        query = sa.select(models.c.run_id, models.c.model_id).where(models.c.run_id.in_(run_ids)).order_by(models.c.created_at)
         with self.read() as connection:
-            for run_id, model_id in connection.execute(query):
+            for run_id, model_id in connection.execute(statements.MODELS_OF_RUNS, {"run_ids": run_ids}):
                 found[run_id].append(model_id)
         return found
-
-    def list_models(
-        self,
-        limit: int,
-        offset: int,
-        base_model: str | None = None,
-        *,
-        owner: str | None = None,
-        where: sa.ColumnElement[bool] | None = None,
-        order: Sequence[sa.ColumnElement[Any]] = (models.c.created_at.desc(),),
-    ) -> tuple[list[RowMapping], int]:
-        """(those for which `where` holds too, in that order, how many there are)."""
-        where = sa.and_(_equal(models.c.base_model, base_model), sa.true() if where is None else where)
-        if owner is not None:  # a model belongs to whom its job belongs
-            where = sa.and_(where, models.c.run_id.in_(sa.select(submissions.c.run_id).where(submissions.c.owner == owner)))
-        query = sa.select(models).where(where).order_by(*order, models.c.model_id)
-        with self.read() as connection:
-            total = connection.execute(sa.select(sa.func.count()).select_from(models).where(where)).scalar_one()
-            return list(connection.execute(query.limit(limit).offset(offset)).mappings()), total
 
     def delete_models(self, model_ids: Iterable[str]) -> None:
         with self.write() as connection:

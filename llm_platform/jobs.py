@@ -257,7 +257,8 @@ def view(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str]) ->
 def views(database: Database, rows: Sequence[RowMapping]) -> list[Job]:
     """The same for several rows, with two queries for all of them."""
     run_ids = [row["run_id"] for row in rows]
-    nodes, models = database.nodes(run_ids), database.models_of(run_ids)
+    with database.read():
+        nodes, models = database.nodes_of_jobs(run_ids), database.models_of(run_ids)
     return [view(row, nodes[row["run_id"]], models[row["run_id"]]) for row in rows]
 
 
@@ -283,7 +284,7 @@ def _result(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str])
 
 def _error(row: RowMapping, nodes: Sequence[RowMapping]) -> ErrorBody:
     """Why the job failed: what its first failed node said, and in the metadata what the others said."""
-    failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["ended_at"])
+    failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["failed_at"])
     stopped = next((node["agent_name"] for node in nodes if node["status"] == "cancelled"), None)
     if not failed and row["error"] is None and stopped is not None:
         message = f"The platform was stopped while '{stopped}' ran; submit the job again, or re-execute its run in the Dagster UI"

@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +16,7 @@ from sqlalchemy.engine import RowMapping
 from llm_platform.database import Database
 from llm_platform.errors import InvalidInput
 from llm_platform.specs.agents import METRICS
+from llm_platform.statements import Listing, list_of_models
 from llm_platform.tables import models
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,99}", re.ASCII)
@@ -78,7 +80,14 @@ def parse_query(
 def list_models(query: ModelQuery, database: Database, limit: int, offset: int, owner: str | None) -> tuple[list[RowMapping], int]:
     """(the rows of one page, how many there are). Raises InvalidInput for a metric that no model has."""
     _check_metrics(query, database)
-    where = [models.c.model_name == query.name] if query.name is not None else []
+    return database.page(_listing(query, owner is not None), limit, offset, owner=owner)
+
+
+@lru_cache(maxsize=64)
+def _listing(query: ModelQuery, by_owner: bool) -> Listing:
+    where = [models.c.base_model == query.base_model] if query.base_model is not None else []
+    if query.name is not None:
+        where.append(models.c.model_name == query.name)
     if query.alias is not None:
         where.append(models.c.aliases[query.alias].as_boolean().is_(True))
     for one in query.thresholds:
@@ -87,8 +96,7 @@ def list_models(query: ModelQuery, database: Database, limit: int, offset: int, 
     metric: sa.ColumnElement[Any] = models.c.metrics[query.sort].as_float()
     column = _COLUMNS.get(query.sort, metric)
     first = sa.nulls_last(column.desc() if query.descending else column.asc())
-    order = (first, models.c.created_at.desc())
-    return database.list_models(limit, offset, query.base_model, owner=owner, where=sa.and_(sa.true(), *where), order=order)
+    return list_of_models(sa.and_(sa.true(), *where), by_owner, first, models.c.created_at.desc())
 
 
 def _threshold(text: str, least: bool) -> Threshold | None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llm_platform.database import Database, now
+from llm_platform.model_list import list_models, parse_query
 from llm_platform.tables import submissions
 
 pytest_plugins = ["tests.databases"]
@@ -58,9 +59,9 @@ def test_lists_of_an_owner(database: Database) -> None:
         )
     assert [row["run_id"] for row in database.list_submissions(10, 0, owner="ada")[0]] == ["a"]
     assert database.list_submissions(10, 0, "completed", owner="ada") == ([], 0)
-    rows, total = database.list_models(10, 0, "b", owner="bob")
+    rows, total = list_models(parse_query(base_model="b"), database, 10, 0, "bob")
     assert ([row["model_id"] for row in rows], total) == (["model_b"], 1)
-    assert database.list_models(10, 0)[1] == database.list_submissions(10, 0)[1] == 3
+    assert list_models(parse_query(), database, 10, 0, None)[1] == database.list_submissions(10, 0)[1] == 3
     assert [database.owner_of_run(run_id) for run_id in ("a", "c", "none")] == ["ada", None, None]
 
 
@@ -199,9 +200,9 @@ def test_models_are_put_and_deleted(database: Database) -> None:
     for name in ("b", "c"):
         database.put_model(**model(name))
     database.delete_models(["a"])
-    assert database.models_of(["r"]) == {"r": ["b", "c"]} and database.list_models(1, 0, "b")[1] == 2
+    assert database.models_of(["r"]) == {"r": ["b", "c"]} and list_models(parse_query(base_model="b"), database, 1, 0, None)[1] == 2
     database.delete_models(["b", "c"])
-    assert database.list_models(1, 0) == ([], 0)
+    assert list_models(parse_query(), database, 1, 0, None) == ([], 0)
 
 
 def test_one_transaction_is_one_step(database: Database) -> None:

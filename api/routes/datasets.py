@@ -8,9 +8,9 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PathId, PreviewLimit, ServicesDep, UploadSlot, dataset
+from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PathId, PreviewLimit, ServicesDep, UploadSlot, found_dataset
 from api.multipart import received
-from api.reads import answered
+from api.reads import Refresh
 from llm_platform import datasets, disk, quotas
 from llm_platform.specs.resources import Dataset, DatasetUploaded, Page, Preview, Profile
 
@@ -57,20 +57,24 @@ async def upload(
 
 
 @router.get("", response_model=Page[Dataset])
-async def list_datasets(services: ServicesDep, caller: CallerDep, page: PageDep) -> Response:
+async def list_datasets(request: Request, services: ServicesDep, caller: CallerDep, page: PageDep) -> Response:
     """Datasets, newest first."""
 
-    def read() -> Page[Dataset]:
+    def read(_: Refresh) -> Page[Dataset]:
         rows, total = services.database.list_datasets(page.limit, page.offset, owner=caller.sees)
         return Page(items=[datasets.view(row) for row in rows], **page.bounds(total))
 
-    return await answered(services, read)
+    return await services.reads.answered(request, read)
 
 
 @router.get("/{dataset_id}", response_model=Dataset)
-async def get(dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
+async def get(request: Request, dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
     """What is known about a dataset."""
-    return await answered(services, lambda: datasets.view(dataset(dataset_id, services, caller)))
+
+    def read(_: Refresh) -> Dataset:
+        return datasets.view(found_dataset(services.database.dataset_shown, dataset_id, caller))
+
+    return await services.reads.answered(request, read)
 
 
 @router.get("/{dataset_id}/preview")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from api.deps import (
     Audit,
@@ -16,9 +16,9 @@ from api.deps import (
     ServicesDep,
     StatusFilter,
     Submission,
-    submission,
+    known_submission,
 )
-from api.reads import answered
+from api.reads import Refresh
 from llm_platform import artifacts, jobs
 from llm_platform.specs import JobRequest
 from llm_platform.specs.resources import ArtifactsDeleted, Job, JobCancelled, JobCreated, Page
@@ -39,21 +39,26 @@ def create(body: JsonBody, services: ServicesDep, caller: CallerDep, audit: Audi
 
 
 @router.get("", response_model=Page[Job])
-async def list_jobs(services: ServicesDep, caller: CallerDep, page: PageDep, status: StatusFilter = None) -> Response:
+async def list_jobs(request: Request, services: ServicesDep, caller: CallerDep, page: PageDep, status: StatusFilter = None) -> Response:
     """Jobs, newest first."""
 
-    def read() -> Page[Job]:
-        services.refresh(services.database.open_submissions())
-        rows, total = services.database.list_submissions(page.limit, page.offset, status, owner=caller.sees)
-        return Page(items=jobs.views(services.database, rows), **page.bounds(total))
+    def read(refresh: Refresh) -> Page[Job]:
+        refresh(services.database.open_submissions())
+        with services.database.read():
+            rows, total = services.database.list_submissions(page.limit, page.offset, status, owner=caller.sees)
+            return Page(items=jobs.views(services.database, rows), **page.bounds(total))
 
-    return await answered(services, read)
+    return await services.reads.answered(request, read)
 
 
 @router.get("/{job_id}", response_model=Job)
-async def get(job_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
+async def get(request: Request, job_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
     """A job's state, progress and result."""
-    return await answered(services, lambda: jobs.views(services.database, [submission(job_id, services, caller)])[0])
+
+    def read(refresh: Refresh) -> Job:
+        return jobs.views(services.database, refresh([known_submission(job_id, services, caller)]))[0]
+
+    return await services.reads.answered(request, read)
 
 
 @router.delete("/{job_id}", response_model_exclude_none=True)

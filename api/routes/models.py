@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 
 from api.card import card_response
 from api.deps import BaseModelFilter, CallerDep, ComparedModels, PageDep, ServicesDep, TrainedModel
 from api.download import archive_response
-from api.reads import answered
+from api.reads import Refresh
 from llm_platform import model_list, models
 from llm_platform.comparisons import compare_models
 from llm_platform.specs.comparison import Comparison
@@ -48,16 +48,16 @@ async def model_query(
 
 @router.get("", response_model=ModelList)
 async def list_models(
-    services: ServicesDep, caller: CallerDep, page: PageDep, query: Annotated[model_list.ModelQuery, Depends(model_query)]
+    request: Request, services: ServicesDep, caller: CallerDep, page: PageDep, query: Annotated[model_list.ModelQuery, Depends(model_query)]
 ) -> Response:
     """Trained models, newest first if nothing else is asked for."""
+    services.sync_models()
 
-    def read() -> ModelList:
-        services.sync_models()
+    def read(_: Refresh) -> ModelList:
         rows, total = model_list.list_models(query, services.database, page.limit, page.offset, caller.sees)
         return ModelList(models=[models.summary(row) for row in rows], **page.bounds(total))
 
-    return await answered(services, read)
+    return await services.reads.answered(request, read)
 
 
 @router.get("/compare")

@@ -11,6 +11,7 @@ The application's lifespan state may have `drain`, a function, and `ready`, a co
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -24,6 +25,10 @@ from llm_platform.supervisor.sockets import MAX_SIZE, SocketProtocol
 
 IDLE_SECONDS = 1.0
 """How long an open connection without a request is kept after nothing is accepted any more: its client may be just sending one."""
+
+OBJECTS = 10_000
+"""After how many new ones Python looks for cycles. One list of jobs makes a thousand, none of them in a cycle; to look after every
+700, as Python does by itself, took a quarter of the time of such an answer."""
 
 
 class Server(uvicorn.Server):
@@ -69,6 +74,7 @@ class Server(uvicorn.Server):
 
 def main() -> None:
     descriptor, factory, *ready = sys.argv[1:]
+    gc.set_threshold(OBJECTS)
     settings = Settings()
     config = uvicorn.Config(
         factory,

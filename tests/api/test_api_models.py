@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llm_platform import models
+from llm_platform.model_list import list_models, parse_query
 from llm_platform.registry import DatasetInput
 from tests.api.api_harness import Api, Start
 
@@ -161,4 +162,4 @@ def test_reindexing_is_the_truth_of_the_registry(trained: Api) -> None:
     row = database.model("model_abc123") or {}
     database.put_model(**{**row, "model_id": "model_stale"})
     assert models.reindex(trained.services.registry, database) == 3
-    assert database.model("model_stale") is None and database.list_models(10, 0)[1] == 3
+    assert database.model("model_stale") is None and list_models(parse_query(), database, 10, 0, None)[1] == 3
