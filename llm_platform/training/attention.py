@@ -1,4 +1,5 @@
-"""Which attention a model is trained with: where rows are packed on a GPU, one that skips what packed rows may not see.
+"""Which attention a model is trained with: on a CPU one in blocks, where rows are packed on a GPU one that skips what packed rows may
+not see.
 
 PyTorch's own attention takes packed rows apart by a mask of all tokens against all, which is computed in full: right, and fine for a
 CPU, but for 32,000 packed tokens it is a gigabyte. FlashAttention takes each row by its length and FlexAttention leaves out the blocks
@@ -11,16 +12,20 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils.import_utils import is_flash_attn_2_available, is_torch_flex_attn_available
 
+from llm_platform.training.block_attention import NAME as BLOCKS
+
 FLASH, FLEX = "flash_attention_2", "flex_attention"
 
 
 def choose(model: PreTrainedModel, *, packing: bool, device: torch.device, dtype: torch.dtype, flash: bool, flex: bool) -> str:
     """transformers' name of the attention to train `model` with; `flash` and `flex` say which packages are there.
 
-    What the model was loaded with stays where rows are not packed, on a CPU (FlexAttention has no backward pass there), and for
-    models that were loaded with eager attention because they need more than a fused kernel gives.
+    What the model was loaded with stays where rows are not packed on a GPU, or packed on a CPU (FlexAttention has no backward pass
+    there), or in bfloat16 there, and for models that were loaded with eager attention because they need more than a fused kernel gives.
     """
     loaded = model.config._attn_implementation or "eager"
+    if device.type == "cpu" and dtype == torch.float32 and loaded == "sdpa" and not packing:
+        return BLOCKS
     if not packing or device.type != "cuda" or loaded == "eager":
         return loaded
     if flash and model._supports_flash_attn and dtype in (torch.bfloat16, torch.float16):

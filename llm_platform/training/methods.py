@@ -14,6 +14,7 @@ from llm_platform.specs import TrainingConfig
 from llm_platform.training import adapter, attention
 from llm_platform.training.base_model import load, stored_dtype
 from llm_platform.training.compiling import compile_layers
+from llm_platform.training.lora import add_to_weights
 from llm_platform.training.quantize import SCHEME, load_4bit
 
 SHARD = "4GB"
@@ -38,6 +39,8 @@ def build(
         model = adapter.attach(load_4bit(base_model, dtype, device), config, base_name)
     else:
         model = adapter.attach(load(base_model, dtype), config, base_name)
+        if config.sharding != "full":
+            add_to_weights(model)
     attention.set_for_training(adapter.causal_model(model), packing=config.packing, device=device, dtype=dtype)
     if config.gradient_checkpointing == "on":
         adapter.causal_model(model).activation_checkpointing_enable({"use_reentrant": False})

@@ -83,28 +83,45 @@ def read_rows(path: Path) -> Rows:
 
     needed = ["row", "input_ids", "loss_mask"]
     try:
-        with pq.ParquetFile(path) as file:  # `read_table` imports pandas, which takes as long as a small model's training starts
+        with pq.ParquetFile(path) as file:  # `read_table` imports pandas, which takes longer than the rest of a small training's start
             known = file.schema_arrow.names
             if not set(needed) <= set(known):
                 raise ValueError("columns are missing")
             table = file.read(columns=[*needed, *(["prompt_length"] if "prompt_length" in known else [])])
     except (OSError, pa.ArrowException, ValueError) as error:
         raise DatasetError(f"The split {path.name} is missing, is not Parquet, or lacks one of row, input_ids, loss_mask") from error
-    ids, offsets = _flat(table, "input_ids", np.int32)
-    mask, mask_offsets = _flat(table, "loss_mask", np.bool_)
+    try:
+        ids, offsets = _flat(table, "input_ids")
+        mask, mask_offsets = _flat(table, "loss_mask")
+        row, *prompt_length = (_array(table.column(name)).astype(np.int64) for name in table.column_names if name not in needed[1:])
+    except (pa.ArrowException, AttributeError, TypeError) as error:
+        raise DatasetError(f"The split {path.name} has a column of another type than it should be, or one with nulls") from error
     if not np.array_equal(offsets, mask_offsets):
         raise DatasetError(f"The split {path.name} has rows whose loss_mask is not as long as their input_ids")
-    row = table.column("row").to_numpy().astype(np.int64)
-    prompt_length = table.column("prompt_length").to_numpy().astype(np.int64) if "prompt_length" in known else None
-    return Rows(row, ids, mask, offsets, prompt_length)
+    return Rows(row, ids.astype(np.int32, copy=False), mask.astype(np.bool_, copy=False), offsets, *prompt_length)
 
 
-def _flat(table: Any, column: str, dtype: type[np.generic]) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def _flat(table: Any, column: str) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The values of a list column in one array, and where each row starts."""
     lists = table.column(column).combine_chunks()
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    offsets = lists.offsets.to_numpy().astype(np.int64) if len(lists) else np.zeros(1, dtype=np.int64)
-    return values.astype(dtype, copy=False), offsets - offsets[0]
+    offsets = _array(lists.offsets).astype(np.int64) if len(lists) else np.zeros(1, dtype=np.int64)
+    return _array(lists.flatten()), offsets - offsets[0]
+
+
+def _array(values: Any) -> NDArray[Any]:
+    """Numbers or truth values without nulls as a NumPy array. Raises ArrowTypeError.
+
+    By DLPack, since pyarrow's `to_numpy` imports pandas too; of truth values DLPack knows none.
+    """
+    import pyarrow as pa
+
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if not pa.types.is_boolean(values.type):
+        return np.from_dlpack(values)
+    if values.null_count:
+        raise pa.ArrowTypeError("nulls are neither true nor false")
+    bits = np.frombuffer(values.buffers()[1] or b"", dtype=np.uint8)
+    return np.unpackbits(bits, count=values.offset + len(values), bitorder="little")[values.offset :].view(np.bool_)
 
 
 def check_rows(rows: Rows, split: str, *, vocabulary: int, context: int | None) -> None:

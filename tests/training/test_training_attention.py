@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from llm_platform.training.adapter import causal_model
-from llm_platform.training.attention import FLASH, FLEX, choose
+from llm_platform.training.attention import BLOCKS, FLASH, FLEX, choose
 from llm_platform.training.base_model import load
 from llm_platform.training.batches import pack
 from llm_platform.training.loss import token_losses
@@ -31,6 +31,8 @@ THERE: dict[str, Any] = {"packing": True, "device": GPU, "dtype": torch.bfloat16
         ({"dtype": torch.float32}, FLEX),
         ({"flash": False, "flex": False}, "sdpa"),
         ({"device": CPU}, "sdpa"),
+        ({"device": CPU, "packing": False}, "sdpa"),
+        ({"device": CPU, "packing": False, "dtype": torch.float32}, BLOCKS),
         ({"packing": False}, "sdpa"),
     ],
 )

@@ -129,7 +129,8 @@ def test_merged_answers_as_the_adapter_does(method: str, base: Path, splits: Pat
     result = export_merged(base, tmp_path / "out", tmp_path / "merged", ListReporter())
     merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
     expected = logits(adapter.load_adapter(base_model.load(base, torch.float32), tmp_path / "out"))
-    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
+    # Of all logits together: how far the rounding of one goes depends on how far this hot a training went.
+    assert (merged - expected).norm() / expected.norm() < 1e-5
     assert not torch.allclose(merged, logits(base_model.load(base, torch.float32)), atol=0.1)
     quantized = METHODS[method].get("method") == "qlora"
     assert ("quantization_difference" in result.checks) == quantized
