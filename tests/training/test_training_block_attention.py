@@ -24,7 +24,8 @@ def both(length: int, **options: Any) -> tuple[list[torch.Tensor], list[torch.Te
     heads, shared = options.get("heads", 4), options.get("shared", 2)
     module: Any = SimpleNamespace(is_causal=True, num_key_value_groups=heads // shared)
     found = []
-    for attend in (sdpa_attention_forward, forward):
+    ways: list[Any] = [sdpa_attention_forward, forward]
+    for attend in ways:
         parts = inputs(length, **options)
         out, _ = attend(module, *parts, None)
         out.backward(torch.linspace(-1, 1, out.numel()).view_as(out))
