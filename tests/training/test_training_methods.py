@@ -127,10 +127,10 @@ def test_gradient_checkpointing_gives_the_same_weights(method: str, base: Path, 
 def test_merged_answers_as_the_adapter_does(method: str, base: Path, splits: Path, tmp_path: Path) -> None:
     run(config(method), base, splits, tmp_path)
     result = export_merged(base, tmp_path / "out", tmp_path / "merged", ListReporter())
-    merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged"))
-    expected = logits(adapter.load_adapter(base_model.load(base, torch.float32), tmp_path / "out"))
-    # Of all logits together: how far the rounding of one goes depends on how far this hot a training went.
-    assert (merged - expected).norm() / expected.norm() < 1e-5
+    # In double precision, so that what is compared is the merging, and not how each way of computing rounds.
+    merged = logits(AutoModelForCausalLM.from_pretrained(tmp_path / "merged").double())
+    expected = logits(adapter.load_adapter(base_model.load(base, torch.float32), tmp_path / "out").double())
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(merged, logits(base_model.load(base, torch.float32)), atol=0.1)
     quantized = METHODS[method].get("method") == "qlora"
     assert ("quantization_difference" in result.checks) == quantized
