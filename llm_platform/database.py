@@ -248,16 +248,9 @@ class Database(Connections):
 
     def nodes(self, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
         """The nodes of each run, in the order they started."""
-        return self._nodes(statements.NODES, run_ids)
-
-    def nodes_of_jobs(self, run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
-        """The same, with what a job shows of its nodes: name, status, result, error, and when it failed."""
-        return self._nodes(statements.NODES_OF_JOBS, run_ids)
-
-    def _nodes(self, statement: sa.Select[*tuple[Any, ...]], run_ids: Sequence[str]) -> dict[str, list[RowMapping]]:
         found: dict[str, list[RowMapping]] = {run_id: [] for run_id in run_ids}
         with self.read() as connection:
-            for row in connection.execute(statement, {"run_ids": run_ids}).mappings().all():
+            for row in connection.execute(statements.NODES, {"run_ids": run_ids}).mappings().all():
                 found[row["run_id"]].append(row)
         return found
 

@@ -28,7 +28,7 @@ from llm_platform.keys import Caller
 from llm_platform.runlog import append, line
 from llm_platform.settings import Settings
 from llm_platform.specs import AgentClass, Pipeline, parse_job_request
-from llm_platform.specs.resources import ErrorBody, Job, JobCancelled, JobCreated, JobResult, JobStatus, Progress
+from llm_platform.specs.resources import ErrorBody, Job, JobCancelled, JobCreated, JobNode, JobResult, JobStatus, Progress
 from llm_platform.storage import Storage
 
 NAMESPACE = uuid.UUID("6b1f1a3e-6c0e-5d0a-9a55-8e6a6b5f0a11")
@@ -251,6 +251,7 @@ def view(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str]) ->
         ended_at=row["ended_at"],
         progress=_progress(row, nodes),
         result=_result(row, nodes, models) if row["status"] in FINAL else None,
+        nodes=_nodes(row, nodes),
     )
 
 
@@ -258,7 +259,7 @@ def views(database: Database, rows: Sequence[RowMapping]) -> list[Job]:
     """The same for several rows, with two queries for all of them."""
     run_ids = [row["run_id"] for row in rows]
     with database.read():
-        nodes, models = database.nodes_of_jobs(run_ids), database.models_of(run_ids)
+        nodes, models = database.nodes(run_ids), database.models_of(run_ids)
     return [view(row, nodes[row["run_id"]], models[row["run_id"]]) for row in rows]
 
 
@@ -269,6 +270,25 @@ def _progress(row: RowMapping, nodes: Sequence[RowMapping]) -> Progress:
         current_agent=next((node["agent_name"] for node in nodes if node["status"] == "running"), None),
         total_agents=total,
     )
+
+
+def _nodes(row: RowMapping, nodes: Sequence[RowMapping]) -> list[JobNode]:
+    """In the order of the pipeline, or where only Dagster knows it, in that of their starts."""
+    started = {node["agent_name"]: node for node in nodes}
+    waiting = {"status": "pending", "attempts": 0, "started_at": None, "ended_at": None}
+    planned = row["pipeline"]["nodes"] if row["pipeline"] else nodes
+    shown = ((node, started.get(node["agent_name"], waiting)) for node in planned)
+    return [
+        JobNode(
+            agent_name=node["agent_name"],
+            agent_class=node["agent_class"],
+            status=state["status"],
+            attempts=state["attempts"],
+            started_at=state["started_at"],
+            ended_at=state["ended_at"],
+        )
+        for node, state in shown
+    ]
 
 
 def _result(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str]) -> JobResult:
@@ -284,7 +304,7 @@ def _result(row: RowMapping, nodes: Sequence[RowMapping], models: Sequence[str])
 
 def _error(row: RowMapping, nodes: Sequence[RowMapping]) -> ErrorBody:
     """Why the job failed: what its first failed node said, and in the metadata what the others said."""
-    failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["failed_at"])
+    failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["ended_at"])
     stopped = next((node["agent_name"] for node in nodes if node["status"] == "cancelled"), None)
     if not failed and row["error"] is None and stopped is not None:
         message = f"The platform was stopped while '{stopped}' ran; submit the job again, or re-execute its run in the Dagster UI"

@@ -39,9 +39,6 @@ def equal(column: sa.Column[Any], asked: bool) -> sa.ColumnElement[bool]:
 SUBMISSION = sa.select(submissions).where(submissions.c.run_id == sa.bindparam("run_id"))
 OPEN_SUBMISSIONS = sa.select(submissions).where(submissions.c.status.in_(OPEN)).order_by(submissions.c.created_at)
 NODES = sa.select(nodes).where(nodes.c.run_id.in_(_IDS)).order_by(nodes.c.started_at)
-_SHOWN = (nodes.c.run_id, nodes.c.agent_name, nodes.c.status, nodes.c.result, nodes.c.error)
-_FAILED_AT = sa.case((nodes.c.status == "failed", nodes.c.ended_at)).label("failed_at")
-NODES_OF_JOBS = sa.select(*_SHOWN, _FAILED_AT).where(nodes.c.run_id.in_(_IDS)).order_by(nodes.c.started_at)
 MODELS_OF_RUNS = sa.select(models.c.run_id, models.c.model_id).where(models.c.run_id.in_(_IDS)).order_by(models.c.created_at)
 
 _DATASETS = sa.select(*(c for c in datasets.c if c.name != "profile"), datasets.c.profile["analysis"].label("analysis"))

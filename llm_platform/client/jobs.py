@@ -16,13 +16,13 @@ from llm_platform.client.views import JobView, Waiting, error_of
 from llm_platform.errors import PlatformError
 from llm_platform.specs import resources
 from llm_platform.specs.notebooks import JobNotebook
-from llm_platform.specs.resources import ArtifactsDeleted, JobCancelled, JobCreated, JobResult, JobStatus, Progress
+from llm_platform.specs.resources import ArtifactsDeleted, JobCancelled, JobCreated, JobNode, JobResult, JobStatus, Progress
 
 
 class Job(JobView):
     """A job as it was when the platform was last asked; `refresh()` asks again.
 
-    What the answer to a submission does not yet say (`progress`, `result`, `model_id`, ...) is fetched when it is read.
+    What the answer to a submission does not yet say (`progress`, `nodes`, `result`, `model_id`, ...) is fetched when it is read.
     """
 
     def __init__(self, transport: Transport, seen: JobCreated | resources.Job) -> None:
@@ -47,6 +47,11 @@ class Job(JobView):
     @property
     def progress(self) -> Progress:
         return self._details.progress
+
+    @property
+    def nodes(self) -> list[JobNode]:
+        """Each node of the pipeline: its status, how often it was started, and when."""
+        return self._details.nodes
 
     @property
     def result(self) -> JobResult | None:

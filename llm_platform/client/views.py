@@ -8,7 +8,7 @@ from typing import Any
 from llm_platform.client.display import card
 from llm_platform.errors import PlatformError, from_body
 from llm_platform.specs import resources
-from llm_platform.specs.resources import JobCreated, JobStatus
+from llm_platform.specs.resources import JobCreated, JobNode, JobStatus
 
 FINAL: tuple[JobStatus, ...] = ("completed", "failed", "cancelled")
 FIRST_POLL = 0.5
@@ -57,9 +57,18 @@ class JobView:
 
     def _repr_html_(self) -> str:
         """The job, for notebooks; asks the platform nothing."""
-        result = self._seen.result if isinstance(self._seen, resources.Job) else None
-        metrics = {} if result is None else {f"metrics of {name}": figures for name, figures in result.metrics.items()}
-        return card("Job", {**self.shown(), **metrics, "error": result.error.message if result is not None and result.error else None})
+        shown = self.shown()
+        if isinstance(self._seen, resources.Job):
+            shown |= {f"node {node.agent_name}": _shown(node) for node in self._seen.nodes}
+            if result := self._seen.result:
+                shown |= {f"metrics of {name}": figures for name, figures in result.metrics.items()}
+                shown["error"] = result.error.message if result.error else None
+        return card("Job", shown)
+
+
+def _shown(node: JobNode) -> str:
+    took = f" after {(node.ended_at - node.started_at).total_seconds():.1f} s" if node.started_at and node.ended_at else ""
+    return f"{node.status}{took}" + (f", attempt {node.attempts}" if node.attempts > 1 else "")
 
 
 def error_of(job: resources.Job) -> PlatformError | None:

@@ -133,6 +133,17 @@ class Progress(Resource):
     total_agents: int
 
 
+class JobNode(Resource):
+    """How far a node of a job's pipeline is; `pending` until it starts, which in a job that failed or was cancelled it may never do."""
+
+    agent_name: str
+    agent_class: str
+    status: JobStatus
+    attempts: int = Field(description="How often it was started; a retry adds to it, unless what the node had made is used again.")
+    started_at: datetime | None = Field(description="When it was last started.")
+    ended_at: datetime | None
+
+
 class JobResult(Resource):
     """What came out of a job, as far as it got; `error` is there when it failed."""
 
@@ -160,6 +171,7 @@ class Job(Resource):
     ended_at: datetime | None
     progress: Progress
     result: JobResult | None
+    nodes: list[JobNode] = Field(default=[], description="Each node of the pipeline, in the pipeline's order.")
 
 
 class JobCancelled(Resource):

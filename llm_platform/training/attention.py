@@ -20,12 +20,13 @@ FLASH, FLEX = "flash_attention_2", "flex_attention"
 def choose(model: PreTrainedModel, *, packing: bool, device: torch.device, dtype: torch.dtype, flash: bool, flex: bool) -> str:
     """transformers' name of the attention to train `model` with; `flash` and `flex` say which packages are there.
 
-    What the model was loaded with stays where rows are not packed on a GPU, or packed on a CPU (FlexAttention has no backward pass
-    there), or in bfloat16 there, and for models that were loaded with eager attention because they need more than a fused kernel gives.
+    On a CPU that is attention in blocks, for float32 and rows that are not packed. On a GPU it is another one than the model was
+    loaded with where rows are packed (FlexAttention has no backward pass on a CPU). Models that were loaded with eager attention keep
+    it, because they need more than a fused kernel gives.
     """
     loaded = model.config._attn_implementation or "eager"
-    if device.type == "cpu" and dtype == torch.float32 and loaded == "sdpa" and not packing:
-        return BLOCKS
+    if device.type == "cpu":
+        return BLOCKS if loaded == "sdpa" and dtype == torch.float32 and not packing else loaded
     if not packing or device.type != "cuda" or loaded == "eager":
         return loaded
     if flash and model._supports_flash_attn and dtype in (torch.bfloat16, torch.float16):

@@ -15,10 +15,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from llm_platform.training.estimate import PROBABILITY_BYTES
+
 NAME = "llm_platform_blocks"
 BLOCK = 64
-MOST_BYTES = 2**25
-"""Of a layer's probabilities that are kept; about what the rest of a small model's layer keeps."""
 
 
 class _Causal(torch.autograd.Function):
@@ -55,7 +55,7 @@ class _Causal(torch.autograd.Function):
         return of_query, of_key, of_value, None
 
 
-def _forward(
+def forward(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -76,7 +76,7 @@ def _forward(
     plain = causal and attention_mask is None and dropout == 0 and alike
     trained = torch.is_grad_enabled() and query.requires_grad and query.device.type == "cpu"
     asked = [name for name, given in kwargs.items() if given is not None and name in ("position_bias", "cache", "softcap")]
-    if not plain or not trained or asked or batch * heads * length**2 // 2 * query.element_size() > MOST_BYTES:
+    if not plain or not trained or asked or batch * heads * length**2 // 2 * query.element_size() > PROBABILITY_BYTES:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
@@ -85,5 +85,5 @@ def _forward(
     return out.view(batch, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, _forward)
+AttentionInterface.register(NAME, forward)
 AttentionMaskInterface.register(NAME, sdpa_mask)

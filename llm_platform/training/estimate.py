@@ -1,7 +1,8 @@
 """How much memory and time a training will take, from the files' headers alone: no weights are read, torch is not imported.
 
 Weights, gradients and AdamW's moments are counted exactly; activations by the formula of Korthikanti et al. 2022 (34 bytes per
-token, layer and hidden unit in 16 bits, without the attention matrix, which fused kernels never store); logits only where a token
+token, layer and hidden unit in 16 bits, without the attention matrix, which fused kernels never store; on a CPU with what attention in
+blocks keeps of it at most); logits only where a token
 is trained, as our loop has them. Time is arithmetic over the machine's rate, at the share of it that trainings reach.
 """
 
@@ -29,6 +30,8 @@ GPUS = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
 """Dense bfloat16 operations a second, by their data sheets."""
 CHUNK_BYTES = 2**28
 """Float32 logits that the loss has in memory at once, where it can make them in parts."""
+PROBABILITY_BYTES = 2**25
+"""What attention in blocks keeps for the backward pass in each layer, at most; where it would be more, it is not used."""
 AFTER_THE_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 """What a config.json calls that which a model does to its logits."""
 OVERHEAD = 1.1
@@ -100,7 +103,7 @@ def memory(shape: ModelShape, config: TrainingConfig, *, tokens: int, labels: in
     device has its part of weights, gradients and moments, except for `qlora`, which is not sharded.
     """
     width = 2 if gpu else 4
-    per_layer = ACTIVATION_BYTES * width // 2 * shape.hidden * tokens
+    per_layer = ACTIVATION_BYTES * width // 2 * shape.hidden * tokens + (0 if gpu or config.packing else PROBABILITY_BYTES)
     kept = width * shape.hidden * tokens * shape.layers + per_layer
     activations = kept if config.gradient_checkpointing == "on" else per_layer * shape.layers
     rows = min(labels, max(1, CHUNK_BYTES // (4 * shape.vocabulary))) if shape.head_is_last else labels

@@ -93,7 +93,9 @@ def read_rows(path: Path) -> Rows:
     try:
         ids, offsets = _flat(table, "input_ids")
         mask, mask_offsets = _flat(table, "loss_mask")
-        row, *prompt_length = (_array(table.column(name)).astype(np.int64) for name in table.column_names if name not in needed[1:])
+        row, *prompt_length = (
+            _array(table.column(name).combine_chunks()).astype(np.int64) for name in table.column_names if name not in needed[1:]
+        )
     except (pa.ArrowException, AttributeError, TypeError) as error:
         raise DatasetError(f"The split {path.name} has a column of another type than it should be, or one with nulls") from error
     if not np.array_equal(offsets, mask_offsets):
@@ -115,7 +117,6 @@ def _array(values: Any) -> NDArray[Any]:
     """
     import pyarrow as pa
 
-    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if not pa.types.is_boolean(values.type):
         return np.from_dlpack(values)
     if values.null_count:

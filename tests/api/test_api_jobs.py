@@ -26,6 +26,9 @@ def test_the_specifications_example(api: Api) -> None:
     job = api.client.get("/jobs/job_abc123").json()
     assert job["status"] == "pending" and job["result"] is None and job["started_at"] is None and job["model_id"] is None
     assert job["progress"] == {"completed_agents": [], "current_agent": None, "total_agents": 3}
+    waiting = {"status": "pending", "attempts": 0, "started_at": None, "ended_at": None}
+    names = (("dataset", "DatasetAgent"), ("validation", "ValidationAgent"), ("preprocessing", "PreprocessingAgent"))
+    assert job["nodes"] == [{"agent_name": name, "agent_class": kind, **waiting} for name, kind in names]
 
 
 def test_an_idempotency_key_makes_one_job_of_many_requests(api: Api) -> None:
@@ -60,6 +63,14 @@ def test_a_run_becomes_a_result(api: Api) -> None:
     job = api.client.get("/jobs/job_abc123").json()
     assert job["status"] == "running" and job["started_at"].endswith("Z") and job["result"] is None
     assert job["progress"] == {"completed_agents": ["dataset", "validation"], "current_agent": "preprocessing", "total_agents": 3}
+    assert [(node["agent_name"], node["status"], node["attempts"]) for node in job["nodes"]] == [
+        ("dataset", "completed", 1),
+        ("validation", "completed", 1),
+        ("preprocessing", "running", 1),
+    ]
+    first, second, third = job["nodes"]
+    assert first["started_at"] <= first["ended_at"] <= second["started_at"] and third["started_at"] and third["ended_at"] is None
+    assert api.client.get("/jobs").json()["items"][0]["nodes"] == job["nodes"]
 
     database.end_node("abc123", "preprocessing", "completed", result=NodeResult().model_dump())
     model = {"model_id": "model_abc123", "run_id": "abc123", "model_name": "m", "base_model": "b", "metrics": {}, "exports": {}}

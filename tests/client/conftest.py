@@ -68,6 +68,14 @@ def new_job(run_id: str) -> dict[str, Any]:
         "ended_at": None,
         "progress": {"completed_agents": ["dataset", "validation"], "current_agent": "preprocessing", "total_agents": 3},
         "result": None,
+        "nodes": [
+            {"agent_name": name, "agent_class": kind, "status": status, "attempts": attempts, "started_at": started, "ended_at": ended}
+            for name, kind, status, attempts, started, ended in (
+                ("dataset", "DatasetAgent", "completed", 2, CREATED, "2025-12-13T01:00:01.5Z"),
+                ("preprocessing", "PreprocessingAgent", "running", 1, CREATED, None),
+                ("training", "TrainingAgent", "pending", 0, None, None),
+            )
+        ],
     }
 
 

@@ -113,6 +113,18 @@ def test_wait_reports_every_look_and_returns_the_finished_job(client: Client, se
     assert looks == ["running", "completed"]
 
 
+def test_each_node_of_a_job_is_seen(client: Client, seen: Seen) -> None:
+    job = client.jobs.create(CONFIG)
+    assert [(node.agent_name, node.status, node.attempts) for node in job.nodes] == [
+        ("dataset", "completed", 2),
+        ("preprocessing", "running", 1),
+        ("training", "pending", 0),
+    ]
+    shown = job._repr_html_()
+    for name, how in (("dataset", "completed after 1.5 s, attempt 2"), ("preprocessing", "running"), ("training", "pending")):
+        assert f"<tr><th>node {name}</th><td>{how}</td></tr>" in shown
+
+
 def test_wait_gives_up_in_time_and_leaves_the_job_alone(client: Client, seen: Seen) -> None:
     job = client.jobs.create(CONFIG)
     with pytest.raises(TimeoutError, match=r"still running after 0\.2 seconds"):

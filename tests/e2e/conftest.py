@@ -131,13 +131,13 @@ def leftovers(home: Path) -> list[str]:
 
 
 def node_processes(running: Running) -> list[psutil.Process]:
-    """The processes of heavy nodes."""
-    found = []
+    """The processes of heavy nodes, without what one has just forked to start a program: it has the same name until it is that program."""
+    found: dict[int, tuple[psutil.Process, int]] = {}
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.name() == NAME and process.environ().get("LLM_PLATFORM_HOME") == str(running.home):
-                found.append(process)
-    return found
+                found[process.pid] = process, process.ppid()
+    return [process for process, parent in found.values() if parent not in found]
 
 
 def is_training(running: Running, run_id: str) -> bool:

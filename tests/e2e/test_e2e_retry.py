@@ -36,5 +36,8 @@ def test_a_retry_reuses_what_had_finished(running: Running, tmp_path: Path) -> N
     steps = [line["step"] for line in after if "step" in line]
     assert steps[0] > 5 and steps[-1] == STEPS, "from the checkpoint on, not from the first step"
     assert running.http.get(f"/models/model_{RUN_ID}").status_code == 200
+    nodes = running.http.get(f"/jobs/job_{RUN_ID}").json()["nodes"]
+    assert {node["status"] for node in nodes} == {"completed"}
+    assert {node["agent_name"]: node["attempts"] for node in nodes} == dict.fromkeys(reused, 1) | {"training": 2}
     again = running.http.post(f"/jobs/job_{RUN_ID}/retry")
     assert (again.status_code, again.json()["error"]) == (409, "CONFLICT")

@@ -10,8 +10,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from llm_platform.training import block_attention
-
-forward = block_attention._forward
+from llm_platform.training.block_attention import forward
 
 
 def inputs(length: int, heads: int = 4, shared: int = 2, width: int = 8, **options: Any) -> list[torch.Tensor]:
@@ -62,7 +61,7 @@ def test_what_it_is_not_for_goes_to_pytorch(what: str, monkeypatch: pytest.Monke
     query, key, value = inputs(10)
     mask = torch.ones(2, 1, 10, 10, dtype=torch.bool) if what == "mask" else None
     if what == "size":
-        monkeypatch.setattr(block_attention, "MOST_BYTES", 2 * 4 * 10 * 10 * 4 // 2 - 1)
+        monkeypatch.setattr(block_attention, "PROBABILITY_BYTES", 2 * 4 * 10 * 10 * 4 // 2 - 1)
     with torch.set_grad_enabled(what != "no_gradient"):
         out, _ = forward(module, query, key, value, mask, dropout=0.5 if what == "dropout" else 0.0)
     assert out.shape == (2, 10, 4, 8)

@@ -18,7 +18,7 @@ from llm_platform.client.views import JobView, Waiting, error_of
 from llm_platform.errors import PlatformError
 from llm_platform.specs import resources
 from llm_platform.specs.notebooks import JobNotebook
-from llm_platform.specs.resources import ArtifactsDeleted, JobCancelled, JobCreated, JobResult, JobStatus, Progress
+from llm_platform.specs.resources import ArtifactsDeleted, JobCancelled, JobCreated, JobNode, JobResult, JobStatus, Progress
 
 
 class AsyncJob(JobView):
@@ -47,6 +47,11 @@ class AsyncJob(JobView):
     @property
     def progress(self) -> Progress | None:
         return None if self._details is None else self._details.progress
+
+    @property
+    def nodes(self) -> list[JobNode] | None:
+        """Each node of the pipeline: its status, how often it was started, and when."""
+        return None if self._details is None else self._details.nodes
 
     @property
     def result(self) -> JobResult | None:

@@ -6,7 +6,7 @@ import type { components } from "./openapi.js";
 import { Listing } from "./pages.js";
 import { sleep } from "./time.js";
 import type { Transport } from "./transport.js";
-import type { ArtifactsDeleted, CallOptions, JobCancelled, JobCreated, JobDetails, JobRequest, JobResult, JobStatus, ListOptions, Progress } from "./types.js";
+import type { ArtifactsDeleted, CallOptions, JobCancelled, JobCreated, JobDetails, JobNode, JobRequest, JobResult, JobStatus, ListOptions, Progress } from "./types.js";
 
 type Schemas = components["schemas"];
 
@@ -38,6 +38,8 @@ export class Job {
   startedAt: string | null = null;
   endedAt: string | null = null;
   progress: Progress | null = null;
+  /** Each node of the pipeline: its status, how often it was started, and when. */
+  nodes: JobNode[] | null = null;
   result: JobResult | null = null;
   readonly #jobs: Jobs;
 

@@ -31,6 +31,7 @@ export type JobCreated = Camel<Schemas["JobCreated"]>;
 export type JobCancelled = Camel<Schemas["JobCancelled"]>;
 export type ArtifactsDeleted = Camel<Schemas["ArtifactsDeleted"]>;
 export type JobResult = Camel<Schemas["JobResult"]>;
+export type JobNode = Camel<Schemas["JobNode"]>;
 export type Progress = Camel<Schemas["Progress"]>;
 export type ModelSummary = Camel<Schemas["ModelSummary"]>;
 export type ModelDetails = Camel<Schemas["Model"]>;

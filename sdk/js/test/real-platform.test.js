@@ -171,6 +171,9 @@ test("a job from its submission to its end, followed in both ways", { timeout: 1
   assert.ok(lines.some((line) => line["author"] === null && line.message === "watched by a test"));
 
   assert.deepEqual(job.progress?.completedAgents, ["dataset", "preprocessing", "training"]);
+  const nodes = job.nodes?.map(({ agentName, status, attempts }) => [agentName, status, attempts]);
+  assert.deepEqual(nodes, ["dataset", "preprocessing", "training"].map((name) => [name, "completed", 1]));
+  assert.ok(job.nodes?.every((node) => (node.startedAt ?? "") < (node.endedAt ?? "")));
   assert.equal(job.error, null);
   assert.equal(job.modelId, `model_${job.runId}`);
 
