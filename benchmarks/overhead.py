@@ -11,7 +11,8 @@ cold  as somebody without the platform would: the first three in one new Python 
 warm  all in one process that has everything imported: the work alone. `overhead_against_warm_seconds` is the
       difference to that.
 
-Acceptance (POST answered), launch (first line of the log) and stages (the rest) say where the job's time goes.
+Acceptance (POST answered), launch (first line of the log) and stages (the rest) say where the job's time goes; heavy start is what
+passes from the end of one node to the beginning of a heavy one behind it, a process of its own, Dagster's step between them included.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,13 @@ def over_rest(platform: Started, config: dict[str, Any]) -> dict[str, float]:
     ended = time.perf_counter()
     if job["status"] != "completed" or launched is None:
         raise SystemExit(f"the job has {job['status']}: {job['result']}")
-    return {"total": ended - started, "acceptance": accepted - started, "launch": launched - accepted, "stages": ended - launched}
+    heavy = statistics.fmean(
+        (datetime.fromisoformat(after["started_at"]) - datetime.fromisoformat(before["ended_at"])).total_seconds()
+        for before, after in itertools.pairwise(job["nodes"])
+        if after["agent_name"] in ("training", "evaluation")
+    )
+    parts = {"acceptance": accepted - started, "launch": launched - accepted, "stages": ended - launched}
+    return {"total": ended - started, **parts, "heavy_start": heavy}
 
 
 def wait_until_warm(home: Path) -> None:
@@ -173,6 +181,7 @@ def main() -> None:
         "acceptance_seconds": median["acceptance"],
         "launch_seconds": median["launch"],
         "stages_seconds": median["stages"],
+        "heavy_start_seconds": median["heavy_start"],
         "post_jobs_p50_ms": 1000 * statistics.median(posts),
     }
     told = [(name.replace("_", " "), value) for name, value in figures.items()]

@@ -77,6 +77,8 @@ def _error(platform: Platform, node: Node, code: int) -> PlatformError:
     if row is not None and row["status"] == "cancelled":  # told to stop, but not by this run's being cancelled
         return TrainingError(f"{node.agent_class.value} '{node.agent_name}' was interrupted", agent=node.agent_name)
     how = f"was killed by signal {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    if code == -signal.SIGKILL:
+        how += ". Where nobody killed it, the system did, for want of memory: lower batch_size, or max_length in preprocessing"
     error = TrainingError(f"The process of {node.agent_class.value} '{node.agent_name}' {how}", agent=node.agent_name)
     error.retryable = code < 0
     platform.database.end_node(node.run_id, node.agent_name, "failed", error=error.body())

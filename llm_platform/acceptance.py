@@ -25,10 +25,13 @@ from llm_platform.specs import (
     NotebookConfig,
     Pipeline,
     PreprocessingConfig,
+    TrainingConfig,
     ValidationConfig,
 )
 from llm_platform.storage import Address, Storage, parse_address
-from llm_platform.training.base_model import check_name
+from llm_platform.training import targets
+from llm_platform.training.base_model import check_name, on_disk
+from llm_platform.training.estimate import model_shape
 
 CACHE = "cache"
 """The folder of the artifacts bucket that belongs to no run."""
@@ -68,6 +71,9 @@ class Checks:
                     _check_template(node, node.config)
                     for columns in self._columns_before(node):
                         _check_mapping(node, "template_mapping", columns, node.config)
+                case TrainingConfig() if node.config.method != "full":
+                    for before in self._preprocessing_before(node):
+                        with_place(node, "target_modules", _check_targets, node.config, before.base_model, self._settings)
                 case EvaluationConfig():
                     self._evaluation(node, node.config)
                 case ComparisonConfig():
@@ -183,6 +189,16 @@ def _check_rules(node: NodeSpec, config: ValidationConfig, columns: list[str] | 
     from llm_platform.data.rules import check_rules  # polars, as above
 
     with_place(node, "rules", check_rules, config.rules, columns)
+
+
+def _check_targets(config: TrainingConfig, base_model: str, settings: Settings) -> None:
+    """Where the model's files are here and tell: training itself has the last word, before its first step."""
+    folder = on_disk(base_model, settings)
+    if folder is None:
+        return
+    shape = model_shape(folder)
+    if shape.named_as_stored:
+        targets.chosen(config.target_modules, shape.linear)
 
 
 def with_place(node: NodeSpec, field: str, check: Any, *args: Any) -> Any:

@@ -23,7 +23,13 @@ def _describe(_platform: Platform, results: dict[str, NodeResult]) -> Described:
         described[f"{name} loss curve"] = picture(loss_png(training), f"training loss of {name}")
         described[f"{name} model"] = result.model_ids[0]
         described[f"{name} final loss"] = training.final_loss
+        if training.validation_loss is not None:
+            described[f"{name} validation loss"] = training.validation_loss
         described[f"{name} steps"] = training.steps
+        described[f"{name} epochs"] = training.epochs
+        described[f"{name} seconds"] = training.seconds
+        described[f"{name} tokens per second"] = training.tokens_per_second
+        described[f"{name} peak memory (MB)"] = training.peak_memory_mb
         kind, address = weights(result)
         described[f"{name} {kind}"] = address
         described[f"{name} registry"] = dg.MetadataValue.text(f"{result.data['model_name']}, version {result.data['version']}")

@@ -31,7 +31,8 @@ class _Recorded(Forwarding):
     def metric(self, message: str, *, step: int, epoch: float, **values: float) -> None:
         super().metric(message, step=step, epoch=epoch, **values)
         at = int(time.time() * 1000)
-        self._buffer.add([MetricPoint(key=name, value=value, step=step, timestamp_ms=at) for name, value in values.items()])
+        figures = {"epoch": epoch, **values}
+        self._buffer.add([MetricPoint(key=name, value=value, step=step, timestamp_ms=at) for name, value in figures.items()])
 
 
 def run_training(work: Work) -> NodeResult:

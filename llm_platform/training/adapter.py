@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llm_platform.errors import InvalidConfig
 from llm_platform.specs import TrainingConfig
+from llm_platform.training import targets
 from llm_platform.training.base_model import TOKENIZER_FILES, model_digest
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -36,43 +36,18 @@ def linear_modules(model: PreTrainedModel) -> dict[str, torch.nn.Module]:
 
 def lora_config(config: TrainingConfig, model: PreTrainedModel) -> LoraConfig:
     """peft's configuration of an adapter. Raises InvalidConfig if a target module is not a linear layer of this model."""
-    linear = linear_modules(model)
-    targets = _targets(config.target_modules, linear)
+    linear, wanted = linear_modules(model), config.target_modules
+    found = targets.chosen(wanted, linear)
     return LoraConfig(
         r=config.lora_r,
         lora_alpha=cast(int, config.lora_alpha),  # peft only ever divides it by r or its root
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
+        target_modules=targets.last_parts(found) if wanted == "all-linear" else wanted if isinstance(wanted, list) else found,
         use_dora=config.use_dora,
         use_rslora=config.use_rslora,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for name, module in linear.items() if any(_names(t, name) for t in targets)),
+        fan_in_fan_out=any(isinstance(linear[name], Conv1D) for name in found),
         task_type="CAUSAL_LM",
     )
-
-
-def _targets(wanted: list[str] | str, linear: Iterable[str]) -> list[str]:
-    """Names of modules as peft takes them; an expression becomes the full names of the linear layers that it matches whole."""
-    leaves = sorted({name.rpartition(".")[2] for name in linear})
-    if wanted == "all-linear":
-        return leaves
-    if isinstance(wanted, list):
-        unknown, hint = [name for name in wanted if not any(_names(name, module) for module in linear)], ""
-        found = [] if unknown else wanted
-    else:
-        found = [name for name in linear if re.fullmatch(wanted, name)]
-        unknown = [wanted]
-        hint = f". A regular expression must match full names, such as '{next(iter(linear), '')}'; single names are given as a list"
-    if not found:
-        message = (
-            f"target_modules names {', '.join(repr(name) for name in unknown)}, which this base model has no linear layer for; "
-            f"it has {', '.join(leaves)} (or say 'all-linear'){hint}"
-        )
-        raise InvalidConfig(message, unknown=unknown, available=leaves, errors=[{"field": "target_modules", "message": message}])
-    return found
-
-
-def _names(wanted: str, module: str) -> bool:
-    return module == wanted or module.endswith("." + wanted)
 
 
 def attach(model: PreTrainedModel, config: TrainingConfig, base_name: str) -> PeftModel:

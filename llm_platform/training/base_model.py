@@ -73,9 +73,15 @@ def resolve(name: str, settings: Settings, reporter: Reporter) -> Path:
 
 def is_ready(name: str, settings: Settings) -> bool:
     """Whether the model's files are on this machine, so that `resolve` neither builds nor downloads."""
+    return _is_path(name) or on_disk(name, settings) is not None
+
+
+def on_disk(name: str, settings: Settings) -> Path | None:
+    """The model's folder, if its files are on this machine. Raises InvalidConfig for a folder that is not allowed."""
     if name == MODEL_NAME:
-        return (settings.cache / f"tiny-llama-{recipe_hash()}").is_dir()
-    return _is_path(name) or _cached(name) is not None
+        built = settings.cache / f"tiny-llama-{recipe_hash()}"
+        return built if built.is_dir() else None
+    return _allowed_folder(name, settings) if _is_path(name) else _cached(name)
 
 
 def _progress(reporter: Reporter) -> Callable[[str, int, int], None]:
@@ -237,9 +243,11 @@ def stored_dtype(folder: Path) -> torch.dtype:
 def load(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """The model on the CPU in `dtype`, in evaluation mode; `options` are transformers' own, such as a quantization.
 
-    Raises InvalidConfig if it cannot be loaded whole.
+    Raises InvalidConfig if it cannot be loaded whole; where memory runs out, what PyTorch raises.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from llm_platform.training.device import is_out_of_memory
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
@@ -255,6 +263,8 @@ def load(folder: Path, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
             **options,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if is_out_of_memory(error):
+            raise
         raise InvalidConfig(f"The base model cannot be loaded: {str(error).replace(str(folder), 'its folder')[:500]}") from error
     model, found = loaded
     wrong = sorted({*found["missing_keys"], *(str(key) for key in found["mismatched_keys"])})

@@ -25,6 +25,10 @@ def compile_layers(model: PreTrainedModel, device: torch.device) -> None:
     if lacks:
         message = f"compiling needs {lacks}, which this machine lacks; set compile to false"
         raise InvalidConfig(f"compile: {message}", errors=[{"field": "compile", "message": message}])
-    for layer in layers(model):
+    found = layers(model)
+    if not found:
+        message = f"{type(model).__name__} does not say what its layers are, so that none can be compiled; set compile to false"
+        raise InvalidConfig(f"compile: {message}", errors=[{"field": "compile", "message": message}])
+    for layer in found:
         # Sizes differ from batch to batch, and each would else be compiled anew.
         layer.forward = torch.compile(layer.forward, dynamic=True)

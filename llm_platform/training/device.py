@@ -42,13 +42,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in LIBRARIES}}
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    # On the CPU PyTorch has no class of its own for it.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
 @contextmanager
 def explain_out_of_memory(what: str, remedy: str | Callable[[], str]) -> Iterator[None]:
     """Turns any form of "out of memory" into a TrainingError that says during what, and what to lower."""
     try:
         yield
-    except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-        # On the CPU PyTorch has no class of its own for it.
-        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise TrainingError(f"Out of memory during {what}. {remedy if isinstance(remedy, str) else remedy()}") from error

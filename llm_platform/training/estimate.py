@@ -2,8 +2,8 @@
 
 Weights, gradients and AdamW's moments are counted exactly; activations by the formula of Korthikanti et al. 2022 (34 bytes per
 token, layer and hidden unit in 16 bits, without the attention matrix, which fused kernels never store; on a CPU with what attention in
-blocks keeps of it at most); logits only where a token
-is trained, as our loop has them. Time is arithmetic over the machine's rate, at the share of it that trainings reach.
+blocks keeps of it at most); logits only where a token is trained, as our loop has them. Time is arithmetic over the machine's rate, at
+the share of it that trainings reach.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from llm_platform.errors import InvalidConfig
 from llm_platform.specs import TrainingConfig
 from llm_platform.specs.preflight import MemoryEstimate, Method
+from llm_platform.training import targets
 
 METHODS: tuple[Method, ...] = ("lora", "qlora", "full")
 NF4_BYTES = 0.516
@@ -34,19 +35,23 @@ PROBABILITY_BYTES = 2**25
 """What attention in blocks keeps for the backward pass in each layer, at most; where it would be more, it is not used."""
 AFTER_THE_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 """What a config.json calls that which a model does to its logits."""
+NAMED_AS_STORED = frozenset({"gemma", "gemma2", "granite", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"})
+"""Model types of plain decoders whose files name each linear layer as transformers does."""
 OVERHEAD = 1.1
 """What allocators and kernels take on top."""
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the estimates need to know of a base model. `linear` has the (out, in) sizes of the layers that adapters go on."""
+    """What the estimates need to know of a base model. `linear` has the (out, in) sizes of the layers that adapters go on, by name."""
 
     parameters: int
     linear: dict[str, tuple[int, int]]
     hidden: int
     layers: int
     vocabulary: int
+    named_as_stored: bool = False
+    """Whether the layers of the model have the names of its files for certain; transformers renames some models' as it loads them."""
     head_is_last: bool = True
     """Whether the logits are what the output head gives, so that the loss makes large ones in parts."""
 
@@ -55,11 +60,12 @@ class ModelShape:
         return sum(out * into for out, into in self.linear.values())
 
     def adapter_parameters(self, config: TrainingConfig) -> int:
-        """Of an adapter of `config`; for names or an expression of target modules, of those that end in one of the names."""
-        wanted = config.target_modules
-        names = None if isinstance(wanted, str) else tuple(f".{leaf}.weight" for leaf in wanted)
-        chosen = [size for name, size in self.linear.items() if names is None or name.endswith(names)]
-        return sum(config.lora_r * (out + into) for out, into in chosen)
+        """Of an adapter of `config`; on all linear layers if `target_modules` means none by the names in the files."""
+        try:
+            chosen = targets.chosen(config.target_modules, self.linear)
+        except InvalidConfig:
+            chosen = list(self.linear)
+        return sum(config.lora_r * sum(self.linear[name]) for name in chosen)
 
 
 def model_shape(folder: Path) -> ModelShape:
@@ -71,7 +77,7 @@ def model_shape(folder: Path) -> ModelShape:
         for path in sorted(folder.glob("*.safetensors")):
             shapes |= _header(path)
         linear = {
-            name: (shape[0], shape[1])
+            name.removesuffix(".weight"): (shape[0], shape[1])
             for name, shape in shapes.items()
             if len(shape) == 2 and "embed" not in name and "lm_head" not in name and name.endswith(".weight")
         }
@@ -81,6 +87,7 @@ def model_shape(folder: Path) -> ModelShape:
             hidden=int(config["hidden_size"]),
             layers=int(config["num_hidden_layers"]),
             vocabulary=int(config["vocab_size"]),
+            named_as_stored=config.get("model_type") in NAMED_AS_STORED,
             head_is_last=not any(config.get(name) for name in AFTER_THE_HEAD),
         )
     except (OSError, ValueError, KeyError, TypeError, struct.error) as error:

@@ -26,14 +26,19 @@ def needed(shape: estimate.ModelShape, config: TrainingConfig, *, tokens: int, l
     return estimate.memory(shape, config, tokens=tokens, labels=labels, gpu=device.type == "cuda")[config.method].total
 
 
+def largest(config: TrainingConfig, rows: Rows) -> tuple[int, int]:
+    """Tokens, padding included, and trained tokens of the largest batch that a device can get."""
+    most = batches.size(np.sort(rows.lengths)[-config.rows_per_device :], packed=config.packing)
+    return most, int(np.sort(rows.labels)[-config.rows_per_device :].sum())
+
+
 def decide(config: TrainingConfig, base_model: Path, rows: Rows, device: torch.device) -> TrainingConfig:
     """The config with `sharding` and `gradient_checkpointing` decided.
 
     `auto` checkpointing is on where the largest batch would not fit without it, and `auto` sharding is full where it would not fit
     on one device even so.
     """
-    most = batches.size(np.sort(rows.lengths)[-config.rows_per_device :], packed=config.packing)
-    labels = int(np.sort(rows.labels)[-config.rows_per_device :].sum())
+    most, labels = largest(config, rows)
     shape = estimate.model_shape(base_model)
     # The processes on a CPU share its memory.
     room = available(device) // (config.devices if device.type == "cpu" else 1)
@@ -48,8 +53,9 @@ def decide(config: TrainingConfig, base_model: Path, rows: Rows, device: torch.d
     return next(fitting, tried[-1])
 
 
-def remedy(config: TrainingConfig, need: int, has: int) -> str:
-    """What to change so that a training whose memory ran out fits; `need` and `has` are bytes."""
+def remedy(shape: estimate.ModelShape, config: TrainingConfig, *, tokens: int, labels: int, device: torch.device) -> str:
+    """What to change so that a training whose memory ran out on such a batch fits (see `needed`)."""
+    need, has = needed(shape, config, tokens=tokens, labels=labels, device=device), total(device)
     lower = [f"batch_size (now {config.batch_size}; raise gradient_accumulation_steps to make up for it)"] if config.batch_size > 1 else []
     lower.append("max_length in preprocessing")
     advice = f"It takes about {need / GIB:.1f} GiB by estimate, and the device has {has / GIB:.1f} GiB. Lower {', or '.join(lower)}"

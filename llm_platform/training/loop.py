@@ -40,6 +40,8 @@ SHORT = 200
 """Runs of up to this many steps report each of them."""
 REPORT_EVERY = 0.2
 """Seconds between the METRIC lines of longer runs."""
+EARLY = 10
+"""Steps after which the first checkpoint is written at the latest: if that cannot be, nobody wants to hear of it after hours."""
 WEIGHTS, MOMENTS, RANDOM = "weights/", "optimizer/", "random/"
 """What a checkpoint's tensors belong to."""
 
@@ -152,6 +154,7 @@ class Loop:
         meter = _Meter(self)
         per_epoch = self.schedule.steps_per_epoch
         plan: list[list[NDArray[np.int64]]] = []
+        first = self.progress.step
         self.causal.train()
         self.asked = self.ranks.tell(self.control.asked())
         if self.asked is Asked.STOP and not self.progress.step:
@@ -166,7 +169,8 @@ class Loop:
             step = self.progress.step
             due = step % self.evaluate_every == 0 or step == self.total or self.asked is Asked.STOP
             best = due and len(self.validation) > 0 and self._validate()
-            if best or self.finished or self.asked or step % self.config.checkpoint_every == 0:
+            early = step == first + EARLY
+            if best or early or self.finished or self.asked or step % self.config.checkpoint_every == 0:
                 save(self.checkpoint())
                 self._saved()
 
@@ -179,6 +183,7 @@ class Loop:
         """One optimizer step; (loss per trained token, learning rate, gradient norm before clipping)."""
         started = time.perf_counter()
         progress = self.progress
+        largest = max(step_batches, key=lambda indices: int(self.rows.lengths[indices].sum()))
         labels = int(sum(self.rows.labels[indices].sum() for indices in step_batches))
         rate = learning_rate(self.config, progress.step, self.total)
         optimizer.set_rate(self.optimizer, rate)
@@ -190,12 +195,13 @@ class Loop:
                 sums[place] = self._backward(mine, labels)
             elif self.sharded:  # the others wait for this process's part of the weights
                 self._backward(indices[:1], math.inf)
-        self._add_up(sums)
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)))
-        loss = float(sums.sum()) / labels
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            raise self._not_finite(step_batches, sums)
-        self.optimizer.step()
+        with explain_out_of_memory(f"step {progress.step + 1}, in changing the weights", lambda: self._remedy(largest)):
+            self._add_up(sums)
+            norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)))
+            loss = float(sums.sum()) / labels
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise self._not_finite(step_batches, sums)
+            self.optimizer.step()  # the first makes the moments
         progress.step += 1
         progress.tokens += int(sum(self.rows.lengths[indices].sum() for indices in step_batches))
         progress.tail = [*progress.tail[1 - TAIL :], loss]
@@ -218,19 +224,18 @@ class Loop:
         self.asked = Asked(int(told))
 
     def _backward(self, indices: NDArray[np.int64], labels: float) -> torch.Tensor:
-        lengths = self.rows.lengths[indices]
-
-        def remedy() -> str:
-            tokens, trained = batches.size(lengths, packed=self.config.packing), int(self.rows.labels[indices].sum())
-            need = fit.needed(self.shape, self.config, tokens=tokens, labels=trained, device=self.device)
-            return fit.remedy(self.config, need, fit.total(self.device))
-
-        with explain_out_of_memory(f"step {self.progress.step + 1}, on {len(indices)} rows of up to {lengths.max()} tokens", remedy):
+        what = f"step {self.progress.step + 1}, on {len(indices)} rows of up to {self.rows.lengths[indices].max()} tokens"
+        with explain_out_of_memory(what, lambda: self._remedy(indices)):
             batch = (pack if self.config.packing else collate)(self.rows, indices, self.device)
             with autocast(self.device, self.dtype):
                 loss = token_losses(self.causal, batch, chunked=self.chunked).sum()
             (loss / labels).backward()
         return loss.detach()
+
+    def _remedy(self, indices: NDArray[np.int64]) -> str:
+        """What to change where a batch of these rows is too much."""
+        tokens, trained = batches.size(self.rows.lengths[indices], packed=self.config.packing), int(self.rows.labels[indices].sum())
+        return fit.remedy(self.shape, self.config, tokens=tokens, labels=trained, device=self.device)
 
     def _not_finite(self, step_batches: list[NDArray[np.int64]], sums: torch.Tensor) -> TrainingError:
         bad = [indices for indices, value in zip(step_batches, sums.tolist(), strict=True) if not math.isfinite(value)]

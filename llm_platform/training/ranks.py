@@ -121,8 +121,10 @@ def started(size: int, run: Callable[..., object], *arguments: Any) -> Iterator[
         return
     with tempfile.TemporaryDirectory(prefix="ranks-") as name:
         folder = Path(name)
-        # Not forked from here: this process may have threads and CUDA by now. What a new one imports is imported once for all.
-        get_context("forkserver").set_forkserver_preload([__name__.replace(".ranks", ".train")])
+        # Not forked from here: this process may have threads and CUDA by now. What a new one imports is imported once for all, but
+        # with a GPU only this: what training imports more asks the GPU for its features, which a child could then not use.
+        preloaded = __name__ if torch.cuda.is_available() else __name__.replace(".ranks", ".train")
+        get_context("forkserver").set_forkserver_preload([preloaded])
         context: Any = start_processes(_process, (folder, size, run, arguments), size - 1, join=False, start_method="forkserver")
         try:
             with joined((folder / "store").as_uri(), 0, size, 0) as ranks:

@@ -24,8 +24,8 @@ from llm_platform.training import checkpoint, fit, methods, optimizer
 from llm_platform.training.adapter import causal_model, trainable
 from llm_platform.training.base_model import model_digest
 from llm_platform.training.checkpoint import Checkpoint
-from llm_platform.training.control import Control
-from llm_platform.training.device import peak_memory_mb, pick_device, versions
+from llm_platform.training.control import Asked, Control
+from llm_platform.training.device import explain_out_of_memory, peak_memory_mb, pick_device, versions
 from llm_platform.training.devices import check_enough, ranks_folder
 from llm_platform.training.estimate import model_shape
 from llm_platform.training.folders import whole_folder
@@ -100,7 +100,9 @@ def _train(
     }
     checkpoints = work / "checkpoints"
     if ranks.rank == 0:
-        saved = _checkpoint_to_resume(checkpoints, digests, reporter) if config.resume else _start_anew(checkpoints, reporter)
+        # An attempt that was killed after it was asked to keep what it has is followed by one that does, whatever `resume` says.
+        resume = config.resume or (control is not None and control.asked() is Asked.STOP)
+        saved = _checkpoint_to_resume(checkpoints, digests, reporter) if resume else _start_anew(checkpoints, reporter)
         ranks.tell(saved.step if saved else None)
     else:
         step = ranks.tell(None)
@@ -111,14 +113,18 @@ def _train(
         reporter.info(f"The model is spread over {config.devices} devices: by estimate one alone would not have memory enough")
     if config.gradient_checkpointing == "auto" and decided.gradient_checkpointing == "on":
         reporter.info("Gradient checkpointing is on: by estimate the largest batch would not fit into memory without it")
-    model = methods.build(decided, base_model, base_name, device, dtype)
-    for part, split in (rows, "training"), (validation, "validation"):
-        _check(part, split, causal_model(model))
-    if decided.sharding == "full":
-        spread(causal_model(model), ranks, device)
-    loop = Loop(decided, model, rows, validation, device, dtype, reporter, model_shape(base_model), ranks, control)
+    shape = model_shape(base_model)
+    tokens, labels = fit.largest(config, rows)
+    with explain_out_of_memory("loading the model", lambda: fit.remedy(shape, decided, tokens=tokens, labels=labels, device=device)):
+        model = methods.build(decided, base_model, base_name, device, dtype)
+        for part, split in (rows, "training"), (validation, "validation"):
+            _check(part, split, causal_model(model))
+        if decided.sharding == "full":
+            spread(causal_model(model), ranks, device)
+        loop = Loop(decided, model, rows, validation, device, dtype, reporter, shape, ranks, control)
+        if saved is not None:
+            loop.restore(saved)
     if saved is not None:
-        loop.restore(saved)
         reporter.info(f"Resuming from the checkpoint of step {saved.step}", step=saved.step)
     trained = sum(parameter.numel() for parameter in loop.parameters.values())
     reporter.info(

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlflow.artifacts
 import pytest
+from mlflow import MlflowClient
 
 from llm_platform.agents import Node, Platform, run_node
 from llm_platform.errors import InvalidConfig
@@ -58,6 +59,17 @@ def test_trained_evaluated_and_exported(method: str, kind: str, file: str, platf
     assert model is not None and model.exports["merged"] == address
     kept = {item.path for item in mlflow.artifacts.list_artifacts(run_id=model.mlflow_run_id, tracking_uri=platform.registry.tracking_uri)}
     assert kept == ({"model"} if method == "full" else {"adapter", "merged"})  # each of which MLflow loads
+
+
+def test_every_figure_of_a_step_is_in_mlflow(platform: Platform) -> None:
+    (model_id,) = run(platform, "r", "followed", "TrainingAgent", ["splits"], max_steps=3).model_ids
+    model = platform.registry.get(model_id)
+    assert model is not None
+    client = MlflowClient(platform.registry.tracking_uri)
+    for name in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "memory_mb", "eta_seconds"):
+        points = client.get_metric_history(model.mlflow_run_id, f"train/{name}")
+        assert sorted(point.step for point in points) == [1, 2, 3], name
+    assert {1, 2, 3} <= {point.step for point in client.get_metric_history(model.mlflow_run_id, "train/epoch")}
 
 
 def test_there_is_no_adapter_of_a_whole_model(platform: Platform) -> None:

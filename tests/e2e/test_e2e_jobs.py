@@ -121,7 +121,8 @@ def test_dagster_shows_every_stage_and_the_lineage(running: Running, finished: d
         assert made[stage], f"{stage} has no materialization for the run id"
     kinds = {entry["label"]: entry["__typename"] for entry in made["notebook_reports"][0]["metadataEntries"]}
     assert kinds["report notebook"] == "NotebookMetadataEntry"
-    assert any(entry["label"] == "training loss curve" for entry in made["adapters"][0]["metadataEntries"])
+    figures = ("loss curve", "final loss", "epochs", "seconds", "tokens per second", "peak memory (MB)")
+    assert {f"training {name}" for name in figures} <= {entry["label"] for entry in made["adapters"][0]["metadataEntries"]}
     compared = {entry["label"]: entry["__typename"] for entry in made["comparison"][0]["metadataEntries"]}
     assert compared["choice chart"] == "MarkdownMetadataEntry" and compared["comparison"] == "TableMetadataEntry"
     uploads = running.graphql(query, partition=dataset["dataset_id"])["assetNodes"]
@@ -131,18 +132,18 @@ def test_dagster_shows_every_stage_and_the_lineage(running: Running, finished: d
 
 def test_of_two_trainings_the_good_one_stays(running: Running, dataset: dict[str, Any]) -> None:
     pipeline = up_to_training({"dataset_id": dataset["dataset_id"]}, run_id="two-1")
-    pipeline["nodes"].append(node("doomed", "TrainingAgent", max_steps=2, target_modules=["no_such_module"]))
+    pipeline["nodes"].append(node("doomed", "TrainingAgent", max_steps=2, optimizer="paged_adamw"))
     pipeline["edges"] += edges(("preprocessing", "doomed"))
     job = running.wait_job(running.post_job(pipeline)["job_id"])
     assert job["status"] == "failed"
     assert job["result"]["models"] == ["model_two-1.training"]
     assert job["result"]["error"]["metadata"]["agent"] == "doomed"
-    assert "no_such_module" in job["result"]["error"]["message"]
+    assert "this machine has no GPU" in job["result"]["error"]["message"]
     assert running.http.get("/models/model_two-1.training").status_code == 200
 
 
 def test_a_re_execution_in_dagsters_ui_is_the_same_job_and_reuses_what_is_done(running: Running, dataset: dict[str, Any]) -> None:
-    pipeline = up_to_training({"dataset_id": dataset["dataset_id"]}, run_id="once-more", target_modules=["no_such_module"])
+    pipeline = up_to_training({"dataset_id": dataset["dataset_id"]}, run_id="once-more", optimizer="paged_adamw")
     failed = running.wait_job(running.post_job(pipeline)["job_id"])
     assert failed["status"] == "failed"
     query = """{ runsOrError(filter: {tags: [{key: "llm_platform/run_id", value: "once-more"}]})

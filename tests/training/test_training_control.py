@@ -93,12 +93,13 @@ def test_before_the_first_step_there_is_nothing_to_keep(devices: int, base: Path
     assert not (tmp_path / "out").exists() and steps_of(tmp_path) == []
 
 
-def test_killed_after_it_was_asked_it_keeps_the_last_checkpoint(base: Path, splits: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_after_it_was_asked_it_keeps_the_last_checkpoint(resume: bool, base: Path, splits: Path, tmp_path: Path) -> None:
     """The next process is still asked, and takes no step."""
     with pytest.raises(Cancelled):
         run(config("lora", **{**STEPS, "checkpoint_every": 2}), base, splits, tmp_path, ListReporter(cancel_after=5))
     asking = Asking(Asked.STOP, at=0)
-    kept = asked_run(base, splits, tmp_path, asking)
+    kept = asked_run(base, splits, tmp_path, asking, resume=resume)
     assert (kept.resumed_from, kept.steps, kept.stopped_on_request) == (4, 4, True)
     assert not any(level == "METRIC" for level, _, _ in asking.lines)
     assert tensors(tmp_path / "out")
@@ -117,3 +118,9 @@ def test_the_best_weights_are_kept_where_the_config_says_so(base: Path, splits: 
 def test_asked_to_stop_at_the_last_step_it_is_finished(base: Path, splits: Path, tmp_path: Path) -> None:
     result = asked_run(base, splits, tmp_path, Asking(Asked.STOP, at=11))
     assert (result.steps, result.stopped_on_request) == (12, False)
+
+
+def test_the_first_checkpoint_is_early(base: Path, splits: Path, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        run(config("lora", **{**STEPS, "evaluate_every": 100}), base, splits, tmp_path, ListReporter(cancel_after=11))
+    assert steps_of(tmp_path) == [10]

@@ -90,5 +90,6 @@ def test_checkpointing_comes_before_sharding(base: Path, splits: Path, monkeypat
 
 @pytest.mark.parametrize(("options", "advice"), [({"sharding": "none"}, "set sharding to full"), ({"sharding": "full"}, "raise devices")])
 def test_what_to_do_where_several_devices_have_too_little(options: dict[str, Any], advice: str) -> None:
-    assert advice in fit.remedy(TrainingConfig(devices=2, **options), 2 * GIB, GIB)
-    assert "sharding" not in fit.remedy(TrainingConfig(), 2 * GIB, GIB)
+    batch: dict[str, Any] = {"tokens": 100, "labels": 10, "device": torch.device("cpu")}
+    assert advice in fit.remedy(LLAMA_8B, TrainingConfig(devices=2, **options), **batch)
+    assert "sharding" not in fit.remedy(LLAMA_8B, TrainingConfig(), **batch)

@@ -15,6 +15,7 @@ from llm_platform.training import fit
 from llm_platform.training import loop as training_loop
 from llm_platform.training.batches import Schedule, epoch_batches
 from llm_platform.training.checkpoint import Checkpoint
+from tests.tiny_models import make_rows, make_splits, write_split
 from tests.training.runs import config, loop, run
 
 
@@ -22,20 +23,33 @@ def ignore(_: Checkpoint) -> None:
     pass
 
 
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Splits whose rows have very different numbers of trained tokens, so that a loss that weights rows or batches alike is off."""
+    splits = make_splits(tmp_path_factory.mktemp("uneven"))
+    rows = make_rows(40, 1, 100)
+    for row in rows[::3]:
+        row["loss_mask"] = [False] + [True] * (len(row["loss_mask"]) - 1)
+    write_split(splits / "train.parquet", rows)
+    return splits
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-def test_the_same_batches_give_the_same_steps(method: str, base: Path, splits: Path) -> None:
+def test_the_same_batches_give_the_same_steps(method: str, base: Path, uneven: Path) -> None:
+    """Adam hides a wrong scale of the gradient, so its norm is compared too."""
     no_dropout = {} if method == "full" else {"lora_dropout": 0.0}
     packed, padded = (
-        loop(config(method, packing=packing, gradient_accumulation_steps=2, **no_dropout), base, splits) for packing in (True, False)
+        loop(config(method, packing=packing, gradient_accumulation_steps=2, **no_dropout), base, uneven) for packing in (True, False)
     )
     padded.schedule = packed.schedule
+    figures: list[list[tuple[float, float]]] = []
     for made in (packed, padded):
+        made.reporter = reporter = ListReporter()
         made.run(ignore)
+        figures.append([(data["loss"], data["grad_norm"]) for level, _, data in reporter.lines if level == "METRIC" and "loss" in data])
     assert packed.progress.tokens == padded.progress.tokens
-    np.testing.assert_allclose(
-        [loss for _, loss in packed.progress.curve.points], [loss for _, loss in padded.progress.curve.points], rtol=2e-4
-    )
-    assert len(packed.progress.curve.points) == packed.total > 2
+    np.testing.assert_allclose(*figures, rtol=2e-4)
+    assert len(figures[0]) == packed.total > 2
 
 
 def test_a_packed_run_goes_on_as_if_it_had_never_stopped(base: Path, splits: Path) -> None:
@@ -81,3 +95,22 @@ def test_out_of_memory_says_how_much_it_takes(
     message = error.value.message
     assert "Out of memory during step 1, on 4 rows" in message and "GiB by estimate, and the device has" in message
     assert "Lower batch_size (now 4" in message and f"method {advice}" in message
+
+
+@pytest.mark.parametrize(
+    ("place", "what"),
+    [
+        ("torch.optim.AdamW.step", "step 1, in changing the weights"),
+        ("transformers.AutoModelForCausalLM.from_pretrained", "loading the model"),
+        ("torch.nn.Module.to", "loading the model"),
+    ],
+)
+def test_out_of_memory_beside_the_batch_says_so_too(
+    place: str, what: str, base: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(TrainingError, match=f"Out of memory during {what}. It takes about .* GiB by estimate.*Lower batch_size"):
+        run(config("lora"), base, splits, tmp_path)
