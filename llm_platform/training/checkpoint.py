@@ -46,8 +46,8 @@ def write(work: Path, checkpoint: Checkpoint, *, keep: int, verify: bool = False
         digest = sha256(partial / TENSORS)
         state = {"step": checkpoint.step, "sha256": digest, "state": checkpoint.state}
         (partial / STATE).write_text(json.dumps(state, allow_nan=False), "utf-8")
-    if verify and not _equal(read(folder), checkpoint):
-        raise StorageError("A checkpoint read back is not what was written; the disk under the work folder cannot be trusted")
+        if verify and not _equal(read(partial), checkpoint):
+            raise StorageError("A checkpoint read back is not what was written; the disk under the work folder cannot be trusted")
     prune(work, keep)
     return folder
 

@@ -192,6 +192,37 @@ def test_training_fields(field: str, value: Any) -> None:
     assert errors[0]["agent"] == "small" and errors[0]["field"].startswith(field)
 
 
+@pytest.mark.parametrize(
+    ("config", "field", "words"),
+    [
+        ({"method": "full", "lora_r": 4}, "", ["so lora_r would have no effect; leave it out"]),
+        ({"method": "full", "lora_alpha": 8}, "", ["so lora_alpha would have no effect"]),
+        ({"method": "full", "lora_dropout": 0.0}, "", ["so lora_dropout would have no effect"]),
+        ({"method": "full", "target_modules": ["q_proj"]}, "", ["so target_modules would have no effect"]),
+        ({"method": "full", "loraplus_ratio": 16.0}, "", ["so loraplus_ratio would have no effect"]),
+        ({"method": "full", "use_rslora": True, "use_dora": True}, "", ["method 'full'", "so use_dora, use_rslora would have no effect"]),
+        ({"target_modules": "q_proj["}, "target_modules", ["not a regular expression", "unterminated", "'all-linear'"]),
+        ({"target_modules": "*_proj"}, "target_modules", ["not a regular expression", "nothing to repeat"]),
+        ({"target_modules": ""}, "target_modules", ["at least one module"]),
+    ],
+)
+def test_what_a_training_cannot_be(config: dict[str, Any], field: str, words: list[str]) -> None:
+    data = pipeline(LONG[:3])
+    data["nodes"][2]["config"] = config
+    (entry,) = refused(data).metadata["errors"]
+    assert (entry["agent"], entry["field"]) == ("small", field)
+    for word in words:
+        assert word in entry["message"]
+
+
+def test_what_has_its_default_may_be_written_out() -> None:
+    data = pipeline(LONG[:3])
+    data["nodes"][2]["config"] = {"method": "full", "lora_r": 16, "target_modules": "all-linear"}
+    parse_pipeline(data)
+    data["nodes"][2]["config"] = {"target_modules": r".*\.(q|v)_proj"}
+    parse_pipeline(data)
+
+
 @pytest.mark.parametrize(("train", "validation", "test"), [(0.5, 0.1, 0.1), (0.9, 0.1, 0.1)])
 def test_shares_add_up(train: float, validation: float, test: float) -> None:
     with pytest.raises(ValueError, match="add up to 1"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm_platform.errors import DatasetError
-from llm_platform.training.batches import Schedule, collate, epoch_batches
+from llm_platform.training.batches import Schedule, collate, epoch_batches, pack
 from llm_platform.training.rows import Rows, check_rows, read_rows
 from tests.tiny_models import EOS, make_rows, write_split
 
@@ -69,6 +69,29 @@ def test_labels_are_exactly_the_completion_and_its_eos(splits: Path) -> None:
         assert targets == [token for token, trained in zip(row["input_ids"], row["loss_mask"], strict=True) if trained]
         assert targets[-1] == EOS
     assert batch.tokens == int(rows.lengths[indices].sum())
+
+
+def test_packed_labels_are_those_of_each_row_alone(tmp_path: Path) -> None:
+    made = make_rows(6, 3)
+    for row in made[2:4]:
+        row["loss_mask"] = [True] * len(row["loss_mask"])  # their first token has nothing before it that could predict it
+    rows = read_rows(write_split(tmp_path / "x.parquet", made))
+    indices = np.array([5, 2, 0, 3])
+    batch = pack(rows, indices, CPU)
+    assert batch.position_ids is not None
+    ids, places = batch.input_ids[0].tolist(), batch.position_ids[0].tolist()
+    found = [
+        (ids[position - places[position] : position + 1], target)
+        for position, target in zip(batch.positions.tolist(), batch.targets.tolist(), strict=True)
+    ]
+    expected = [
+        (row["input_ids"][:place], row["input_ids"][place])
+        for row in (made[index] for index in indices)
+        for place in range(1, len(row["input_ids"]))
+        if row["loss_mask"][place]
+    ]
+    assert found == expected, "what each trained token is predicted from, and the token"
+    assert len(found) == int(rows.labels[indices].sum())
 
 
 def test_rows_survive_the_file(tmp_path: Path) -> None:

@@ -18,7 +18,17 @@ from tests.training import children, patched
 
 ROOT = Path(__file__).parents[2]
 PATCHES = sorted(Path(__file__).with_name("bugs").glob("*.patch"))
-COPIED = ("llm_platform", "tests/training", "tests/evaluation", "tests/export", "tests/conftest.py", "tests/tiny_models.py")
+COPIED = (
+    "llm_platform",
+    "tests/training",
+    "tests/evaluation",
+    "tests/export",
+    "tests/data/conftest.py",
+    "tests/data/test_data_encode.py",
+    "tests/data/test_data_tokenize.py",
+    "tests/conftest.py",
+    "tests/tiny_models.py",
+)
 
 pytestmark = pytest.mark.slow
 

@@ -154,6 +154,41 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert torch.equal(found.tensors["x"], torch.tensor([5, 6, 7]))
 
 
+def alter_what_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that keeps other bytes than it was given: the last one of the tensors is another as soon as it is written."""
+    save = checkpoint.save_file
+
+    def altering(written: dict[str, torch.Tensor], path: Path) -> None:
+        save(written, path)
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    monkeypatch.setattr(checkpoint, "save_file", altering)
+
+
+NOT_WHAT_WAS_WRITTEN = "A checkpoint read back is not what was written"
+
+
+def test_what_is_read_back_otherwise_than_written_is_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint.write(tmp_path, made(1), keep=2, verify=True)
+    alter_what_is_written(monkeypatch)
+    with pytest.raises(StorageError, match=NOT_WHAT_WAS_WRITTEN):
+        checkpoint.write(tmp_path, made(2), keep=2, verify=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_0000000001"], "a resumed run would go on from it"
+
+
+def test_the_first_checkpoint_of_a_run_is_read_back(
+    base: Path, splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: tuple[TrainingResult, Path]
+) -> None:
+    with monkeypatch.context() as patch:
+        alter_what_is_written(patch)
+        with pytest.raises(StorageError, match=NOT_WHAT_WAS_WRITTEN):
+            run(base, splits, tmp_path, ListReporter())
+    assert not (tmp_path / "out").exists()
+    assert run(base, splits, tmp_path, ListReporter()).resumed_from is None
+    assert same_tensors(tensors(tmp_path / "out"), tensors(unbroken[1] / "out"))
+
+
 class Interrupting(dict[str, torch.Tensor]):
     """Tensors whose reading is interrupted, as by a signal in the middle of a write."""
 

@@ -19,6 +19,9 @@ from llm_platform.errors import Cancelled, DatasetError, InvalidConfig, Training
 from llm_platform.reporting import ListReporter
 from llm_platform.specs import TrainingConfig
 from llm_platform.training import adapter, base_model
+from llm_platform.training import loop as training_loop
+from llm_platform.training import loss as training_loss
+from llm_platform.training.batches import Batch
 from llm_platform.training.charts import loss_png
 from llm_platform.training.device import explain_out_of_memory
 from llm_platform.training.loop import learning_rate
@@ -172,13 +175,61 @@ def test_only_the_named_modules_are_adapted(base: Path, splits: Path, tmp_path: 
     assert adapted == {"0.self_attn.q_proj", "1.self_attn.q_proj", "1.mlp.up_proj"}
 
 
-def test_a_loss_that_is_not_finite_names_its_rows(tmp_path: Path) -> None:
+BROKEN = 200
+"""A token that the generated rows do not have."""
+
+
+def break_losses(monkeypatch: pytest.MonkeyPatch, module: Any, value: float) -> None:
+    """What `module` computes as the loss of a row with the token BROKEN is `value`; the gradient stays finite."""
+    sound = module.token_losses
+
+    def broken(model: Any, batch: Batch, *, chunked: bool = False) -> torch.Tensor:
+        inside = (batch.input_ids == BROKEN).any(1)[batch.positions // batch.input_ids.shape[1]]
+        return torch.where(inside, value, sound(model, batch, chunked=chunked))
+
+    monkeypatch.setattr(module, "token_losses", broken)
+
+
+NOT_FINITE = pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+
+
+@NOT_FINITE
+def test_a_loss_that_is_not_finite_names_its_rows(value: float, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    break_losses(monkeypatch, training_loop, value)
+    rows = make_rows(9, 1, first=70)
+    rows[4]["input_ids"][2] = BROKEN
+    splits = make_splits(tmp_path / "splits", validation=0)
+    write_split(splits / "train.parquet", rows)
+    with pytest.raises(TrainingError, match=r"The loss of step \d is not a finite number") as caught:
+        run(base, splits, tmp_path, batch_size=2, gradient_accumulation_steps=2, epochs=1)
+    assert 74 in caught.value.metadata["rows"] and len(caught.value.metadata["rows"]) <= 2
+    assert "74" in caught.value.message and "learning_rate" in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+@NOT_FINITE
+def test_a_validation_loss_that_is_not_finite_names_its_rows(
+    value: float, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_losses(monkeypatch, training_loss, value)
+    rows = make_rows(9, 1, first=70)
+    for broken in (4, 7):
+        rows[broken]["input_ids"][2] = BROKEN
+    splits = make_splits(tmp_path / "splits")
+    write_split(splits / "validation.parquet", rows)
+    with pytest.raises(TrainingError, match="The loss of rows 74, 77 is not a finite number") as caught:
+        run(base, splits, tmp_path, max_steps=2)
+    assert caught.value.metadata["rows"] == [74, 77]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_model_with_a_broken_weight_stops_at_the_rows_that_use_it(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base", tied=False)
     weights = load_file(base / "model.safetensors")
-    weights["model.embed_tokens.weight"][200] = float("nan")
+    weights["model.embed_tokens.weight"][BROKEN] = math.nan
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
     rows = make_rows(9, 1, first=70)
-    rows[4]["input_ids"][2] = 200
+    rows[4]["input_ids"][2] = BROKEN
     splits = make_splits(tmp_path / "splits", validation=0)
     write_split(splits / "train.parquet", rows)
     with pytest.raises(TrainingError) as caught:
