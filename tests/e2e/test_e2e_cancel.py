@@ -6,12 +6,15 @@ import itertools
 import os
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from dagster_project.sessions import MARK
+from dagster_project.worker import NAME
 from tests.e2e.conftest import Running, is_training, node_processes, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import up_to_training
 
@@ -46,13 +49,26 @@ def can_write(database: Path) -> bool:
         return True
 
 
-def test_cancel_while_training(running: Running, dataset: dict[str, str]) -> None:
-    running.post_job(up_to_training(dataset, run_id="stop-training", **LONG))
-    wait_for(lambda: is_training(running, "stop-training"), 120, "training has begun")
-    assert cancel(running, "stop-training")["status"] == "cancelled"
-    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
-    assert partial_folders(running, "stop-training") == []
-    assert running.http.get("/models/model_stop-training").status_code == 404
+def started_by_nodes(running: Running, run_id: str) -> list[psutil.Process]:
+    """What the run's heavy nodes have started as programs, such as the processes beside rank 0 of a training on several devices."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.name() != NAME and process.environ().get(MARK, "").startswith(str(running.home / "work" / run_id)):
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_cancel_while_training(devices: int, running: Running, dataset: dict[str, str]) -> None:
+    run_id = f"stop-training-{devices}"
+    running.post_job(up_to_training(dataset, run_id=run_id, devices=devices, **LONG))
+    wait_for(lambda: is_training(running, run_id), 120, "training has begun")
+    assert bool(started_by_nodes(running, run_id)) == (devices > 1)
+    assert cancel(running, run_id)["status"] == "cancelled"
+    wait_for(lambda: not node_processes(running) and not started_by_nodes(running, run_id), 30, "the trainers are gone")
+    assert partial_folders(running, run_id) == []
+    assert running.http.get(f"/models/model_{run_id}").status_code == 404
 
 
 def test_cancel_inside_a_checkpoints_write(running: Running, dataset: dict[str, str]) -> None:
@@ -71,7 +87,7 @@ def test_cancel_inside_a_checkpoints_write(running: Running, dataset: dict[str, 
 
     wait_for(stopped_inside_a_write, 60, "the trainer is stopped while a checkpoint is half written")
     assert cancel(running, "stop-saving")["status"] == "cancelled"
-    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
+    wait_for(lambda: not node_processes(running), 30, "the trainer is gone")
     assert partial_folders(running, "stop-saving") == []
 
 
@@ -92,7 +108,7 @@ def test_cancel_while_queued(running: Running, dataset: dict[str, str]) -> None:
     assert (waited["status"], waited["started_at"], waited["progress"]["completed_agents"]) == ("cancelled", None, [])
     for job in first:
         assert cancel(running, job["run_id"])["status"] == "cancelled"
-    wait_for(lambda: not node_processes(running), 10, "the trainers are gone")
+    wait_for(lambda: not node_processes(running), 30, "the trainers are gone")
 
 
 def test_what_has_ended_cannot_be_cancelled(running: Running, dataset: dict[str, str]) -> None:

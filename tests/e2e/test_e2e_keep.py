@@ -46,7 +46,7 @@ def test_what_training_has_becomes_a_model(running: Running, dataset: dict[str, 
     job = running.wait_job("job_kept", seconds=60)
     assert (job["status"], job["model_id"]) == ("cancelled", "model_kept")
     assert job["result"]["models"] == ["model_kept"] and job["progress"]["completed_agents"][-1] == "training"
-    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
+    wait_for(lambda: not node_processes(running), 30, "the trainer is gone")
 
     listed = running.http.get("/models", params={"limit": 100}).json()["models"]
     (model,) = [model for model in listed if model["model_id"] == "model_kept"]
@@ -102,7 +102,7 @@ def test_whoever_cannot_wait_cancels_again(running: Running, dataset: dict[str, 
     answer = running.http.delete("/jobs/job_kept-not")
     assert answer.json() == {"job_id": "job_kept-not", "status": "cancelled"}
     assert running.wait_job("job_kept-not", seconds=60)["model_id"] is None
-    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
+    wait_for(lambda: not node_processes(running), 30, "the trainer is gone")
 
 
 def test_a_running_training_is_steered_over_its_channel(running: Running, dataset: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ def test_a_retry_reuses_what_had_finished(running: Running, tmp_path: Path) -> N
     wait_for(lambda: any(line.get("step", 0) > 10 for line in lines(running)), 120, "training is past a checkpoint")
     running.http.delete(f"/jobs/job_{RUN_ID}").raise_for_status()
     assert running.wait_job(f"job_{RUN_ID}", seconds=30)["status"] == "cancelled"
-    wait_for(lambda: not node_processes(running), 10, "the trainer is gone")
+    wait_for(lambda: not node_processes(running), 30, "the trainer is gone")
     before = lines(running)
 
     with Client(str(running.http.base_url)) as client:
