@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from typing import Any, NoReturn
+from typing import Any, NamedTuple
 
 from fastapi import Request
 
@@ -38,8 +38,16 @@ async def bounded(request: Request, limit: int) -> AsyncIterator[bytes]:
 
 def parse_json(body: bytes) -> Any:
     """The value of a JSON text. Raises InvalidInput for what is not JSON to the letter, deep nesting and repeated keys."""
+    constants: list[_Constant] = []
+
+    def constant(name: str) -> _Constant:
+        constants.append(_Constant(name))
+        return constants[-1]
+
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=constant)
+        if constants:
+            raise _invalid(f"{constants[0].name} is not JSON; numbers must be finite", _path_to(constants[0], value))
         if _SURROGATE.search(body):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -63,8 +71,34 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise _invalid(f"{name} is not JSON; numbers must be finite")
+class _Constant:
+    """A NaN or an Infinity: where it stands is known only when all has been read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class _Place(NamedTuple):
+    """Where something stands: linked, for paths written out could be as long as the body times its depth."""
+
+    within: _Place | None
+    name: str
+
+
+def _path_to(wanted: object, value: Any) -> str:
+    """The path of an object in what was read, such as pipeline_config.nodes.2.config.learning_rate."""
+    rest: list[tuple[_Place | None, Any]] = [(None, value)]
+    while rest:
+        place, found = rest.pop()
+        if found is wanted:
+            names: list[str] = []
+            while place is not None:
+                names.append(place.name)
+                place = place.within
+            return ".".join(reversed(names))[:500] or "body"
+        items = found.items() if isinstance(found, dict) else enumerate(found)
+        rest += [(_Place(place, str(name)), item) for name, item in items if item is wanted or isinstance(item, dict | list)]
+    return "body"
 
 
 def _invalid(message: str, field: str = "body") -> InvalidInput:

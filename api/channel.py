@@ -23,6 +23,7 @@ from llm_platform import audit, jobs, runlog
 from llm_platform.database import FINAL
 from llm_platform.errors import Conflict, InvalidInput, PlatformError
 from llm_platform.keys import Caller
+from llm_platform.specs.audit import AuditAction
 from llm_platform.specs.channel import (
     MAX_MESSAGE,
     AckMessage,
@@ -154,13 +155,13 @@ class Channel:
             caller.need("write")
             keep = isinstance(command, StopAndKeep)
             cancelled = jobs.cancel(run_id, services.database, services.orchestrator, keep=keep)
-            client = self._socket.client
-            audit.record(services.database, caller, "job.cancel", cancelled.job_id, client.host if client else None)
+            self._record(caller, "job.cancel")
             services.kick()
             return cancelled.model_dump(exclude_none=True)
         if isinstance(command, CheckpointNow):
             caller.need("write")
             jobs.checkpoint(run_id, services.database)
+            self._record(caller, "job.checkpoint")
         if isinstance(command, Comment):
             caller.need("write")
             row = services.database.submission(run_id)
@@ -169,6 +170,10 @@ class Channel:
             comment = runlog.line("INFO", command.text, type="comment", author=caller.owner)
             return {"log_id": f"{run_id}:{runlog.append(services.database, run_id, [comment])}"}
         return {}
+
+    def _record(self, caller: Caller, action: AuditAction) -> None:
+        client = self._socket.client
+        audit.record(self._services.database, caller, action, jobs.job_id(self._run_id), client.host if client else None)
 
 
 def _reference(value: Any) -> str | None:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import anyio
 from fastapi import Depends, Header, Path, Query, Request
-from pydantic import BaseModel, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, StringConstraints
 from sqlalchemy.engine import RowMapping
 
 from api.body import read_json
-from api.limits import network
+from api.limits import holder
 from api.services import Services
 from llm_platform import audit, runlog
 from llm_platform.comparisons import check_ids
@@ -32,8 +33,19 @@ _DATASET_ID = re.compile(r"ds_[A-Za-z0-9]{1,64}")
 _MODEL_ID = re.compile(r"model_[A-Za-z0-9][A-Za-z0-9_-]{0,63}(?:\.[A-Za-z0-9][A-Za-z0-9_-]{0,63})?")
 
 
-PathId = Annotated[str, Path(json_schema_extra={"pattern": "^[A-Za-z0-9_.-]{1,140}$"})]
-"""What ids look like, for who reads the OpenAPI document: of what is none there is nothing, which is for the handlers to say (404)."""
+def _in_path(description: str) -> Any:
+    """An id in a path. What ids look like is for who reads the OpenAPI document: of what is none there is nothing, which is for the
+    handlers to say (404)."""
+    return Path(description=description, json_schema_extra={"pattern": "^[A-Za-z0-9_.-]{1,140}$"})
+
+
+JobId = Annotated[str, _in_path("The job's id: `job_` and its run id.")]
+JobOrRunId = Annotated[str, _in_path("The job's id, or its run id.")]
+RunId = Annotated[str, _in_path("The run's id; of a job, its id without `job_`.")]
+DatasetId = Annotated[str, _in_path("The dataset's id, such as ds_xyz789.")]
+ModelId = Annotated[str, _in_path("The model's id, such as model_abc123.")]
+KeyId = Annotated[str, _in_path("The key's id, which its list shows.")]
+NodeName = Annotated[str, _in_path("The node's name in the pipeline.")]
 
 
 async def get_services(request: Request) -> Services:
@@ -74,7 +86,7 @@ async def json_body(request: Request, services: ServicesDep) -> Any:
 
 async def upload_slot(request: Request, services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
     """Bounds how many uploads are received and read at once, by one client and by all. Raises RateLimited."""
-    client = caller.owner or network(request.client.host if request.client else "unknown")
+    client = holder(caller.owner, request.client and request.client.host)
     most, going_on = services.settings.max_uploads_per_client, services.uploads_of
     if going_on[client] >= most:
         raise RateLimited(f"At most {most} uploads of one client may go on at once; try again in a moment", limit=most)
@@ -102,12 +114,12 @@ def known_submission(job_id: str, services: Services, caller: Caller) -> RowMapp
     return row
 
 
-def submission(job_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
+def submission(job_id: JobId, services: ServicesDep, caller: CallerDep) -> RowMapping:
     """The job's row as it is now. Raises NotFound, also for another's."""
     return services.refresh([known_submission(job_id, services, caller)])[0]
 
 
-def dataset(dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
+def dataset(dataset_id: DatasetId, services: ServicesDep, caller: CallerDep) -> RowMapping:
     """The dataset's row. Raises NotFound, also for another's."""
     return found_dataset(services.database.dataset, dataset_id, caller)
 
@@ -120,7 +132,7 @@ def found_dataset(find: Callable[[str], RowMapping | None], dataset_id: str, cal
     return row
 
 
-def model(model_id: PathId, services: ServicesDep, caller: CallerDep) -> RegisteredModel:
+def model(model_id: ModelId, services: ServicesDep, caller: CallerDep) -> RegisteredModel:
     """The model as the registry has it. Raises NotFound, also for another's."""
     found = registered(model_id, services.registry) if _MODEL_ID.fullmatch(model_id) else None
     # A model belongs to whom its job belongs.
@@ -140,7 +152,7 @@ def compared_models(
     return [model(model_id, services, caller) for model_id in wanted]
 
 
-def logged_run(run_id: PathId, services: ServicesDep, caller: CallerDep) -> str:
+def logged_run(run_id: RunId, services: ServicesDep, caller: CallerDep) -> str:
     """A run id that stands for a job, or has log lines (a run of the Dagster UI has them before it is a job).
 
     Raises NotFound, also for another's.
@@ -156,7 +168,11 @@ AgentText = Annotated[str, StringConstraints(pattern=NAME)]
 LoggedRun = Annotated[str, Depends(logged_run)]
 
 
-def stream_cursor(run_id: LoggedRun, services: ServicesDep, last_event_id: Annotated[str | None, Header()] = None) -> int:
+def stream_cursor(
+    run_id: LoggedRun,
+    services: ServicesDep,
+    last_event_id: Annotated[str | None, Header(description="The `id` of an event; the stream goes on behind it.")] = None,
+) -> int:
     """The sequence number after which a stream goes on; 0 at the run's first line. Raises InvalidInput."""
     return cursor_of(services, run_id, last_event_id, "Last-Event-ID")
 
@@ -192,11 +208,15 @@ async def line_filter(
     return runlog.LineFilter(frozenset(level or ()), frozenset(agent or ()))
 
 
+PageLimit = Annotated[int, Query(ge=1, le=100, description="Most items of the answer, 1 to 100.")]
+PageOffset = Annotated[int, Query(ge=0, lt=2**63, description="Number of items to skip, from 0.")]
+
+
 class PageQuery(BaseModel):
     """Which part of a list: at most `limit` items behind the first `offset`."""
 
-    limit: Annotated[int, Query(ge=1, le=100)] = 20
-    offset: Annotated[int, Query(ge=0, lt=2**63)] = 0
+    limit: PageLimit = 20
+    offset: PageOffset = 0
 
     def bounds(self, total: int) -> dict[str, Any]:
         """The fields beside the items that every list answers with."""
@@ -204,10 +224,26 @@ class PageQuery(BaseModel):
         return {"total": total, "limit": self.limit, "offset": self.offset, "has_more": more}
 
 
-async def page(limit: Annotated[int, Query(ge=1, le=100)] = 20, offset: Annotated[int, Query(ge=0, lt=2**63)] = 0) -> PageQuery:
+async def page(limit: PageLimit = 20, offset: PageOffset = 0) -> PageQuery:
     return PageQuery(limit=limit, offset=offset)
 
 
+def _in_utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time is before or after all that there are in UTC") from None
+
+
+def _no_number(value: object) -> object:
+    """Pydantic would take a number for seconds since 1970."""
+    if isinstance(value, str) and value.lstrip("+-").replace(".", "", 1).isdigit():
+        raise ValueError("a date and a time with its zone are expected: 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_no_number), AfterValidator(_in_utc)]
+"""A date and time with its zone."""
 Audit = Annotated[Auditor, Depends(auditor)]
 JsonBody = Annotated[Any, Depends(json_body)]
 UploadSlot = Annotated[None, Depends(upload_slot)]
@@ -219,8 +255,8 @@ StreamCursor = Annotated[int, Depends(stream_cursor)]
 HistoryCursor = Annotated[int, Depends(history_cursor)]
 LineFilterDep = Annotated[runlog.LineFilter, Depends(line_filter)]
 PageDep = Annotated[PageQuery, Depends(page)]
-PreviewLimit = Annotated[int, Query(ge=1, le=100, description="Number of samples.")]
-HistoryLimit = Annotated[int, Query(ge=1, le=1000, description="Number of log entries.")]
+PreviewLimit = Annotated[int, Query(ge=1, le=100, description="Number of rows, 1 to 100.")]
+HistoryLimit = Annotated[int, Query(ge=1, le=1000, description="Most lines of the answer, 1 to 1000.")]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -235,4 +271,6 @@ KeepModel = Annotated[
 ]
 DeleteModels = Annotated[bool, Query(description="Whether the models that the job trained go too, from the registry as well.")]
 StatusFilter = Annotated[JobStatus | None, Query(description="Only jobs in this state.")]
+CreatedAfter = Annotated[Moment | None, Query(description="Only jobs created at this time or later, with its zone: 2026-01-31T12:00:00Z.")]
+CreatedBefore = Annotated[Moment | None, Query(description="Only jobs created before this time, with its zone: 2026-01-31T12:00:00Z.")]
 BaseModelFilter = Annotated[str | None, Query(max_length=1024, description="Only models fine-tuned from this base model.")]

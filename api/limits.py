@@ -6,7 +6,8 @@ import ipaddress
 import logging
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage, RedisStorage
@@ -43,6 +44,10 @@ class Allowance:
         return max(1, math.ceil(self.reset - time.time()))
 
 
+_How = Callable[..., Awaitable[Allowance]]
+"""Asks a limiter about a limit and a client."""
+
+
 class RateLimits:
     """Windows of a minute, each begun by its first request. While Redis is away, this process counts alone."""
 
@@ -56,30 +61,38 @@ class RateLimits:
 
     async def address(self, host: str) -> Allowance:
         """Counts a request that nobody answers for by name."""
-        return await self._hit(self._address, "address", network(host))
+        return await self._ask(_count, self._address, "address", network(host))
+
+    async def standing(self, host: str) -> Allowance:
+        """Where an address stands; counts nothing."""
+        return await self._ask(_look, self._address, "address", network(host))
 
     async def user(self, owner: str) -> Allowance:
         """Counts a request of a known user."""
-        return await self._hit(self._user, "user", owner)
+        return await self._ask(_count, self._user, "user", owner)
 
     async def close(self) -> None:
         if self._redis is not None and isinstance(self._redis.bridge, RedispyBridge):
             await self._redis.bridge.storage.aclose()
 
-    async def _hit(self, limit: RateLimitItem, *client: str) -> Allowance:
+    async def _ask(self, how: _How, limit: RateLimitItem, *client: str) -> Allowance:
         if self._shared is not None and time.monotonic() >= self._redis_again:
             try:
-                return await _count(self._shared, limit, *client)
+                return await how(self._shared, limit, *client)
             except Exception as error:  # whatever its client library raises; limits must not close the API
                 self._redis_again = time.monotonic() + REDIS_PAUSE
                 log.warning("Redis does not answer (%s); this process counts requests alone for %g s", type(error).__name__, REDIS_PAUSE)
-        return await _count(self._own, limit, *client)
+        return await how(self._own, limit, *client)
 
 
 async def _count(limiter: FixedWindowRateLimiter, limit: RateLimitItem, *client: str) -> Allowance:
     allowed = await limiter.hit(limit, *client)
+    return replace(await _look(limiter, limit, *client), allowed=allowed)
+
+
+async def _look(limiter: FixedWindowRateLimiter, limit: RateLimitItem, *client: str) -> Allowance:
     window = await limiter.get_window_stats(limit, *client)
-    return Allowance(allowed, limit.amount, window.remaining, math.ceil(window.reset_time))
+    return Allowance(window.remaining > 0, limit.amount, window.remaining, math.ceil(window.reset_time))
 
 
 def _redis(url: str) -> RedisStorage:
@@ -101,3 +114,8 @@ def network(host: str) -> str:
     if address.version == 4:
         return str(address)
     return str(address.ipv4_mapped or ipaddress.ip_network((address, 64), strict=False))
+
+
+def holder(owner: str | None, host: str | None) -> str:
+    """Whom an upload or a stream counts for as long as it goes on: the user, or else the address."""
+    return owner or network(host or "unknown")

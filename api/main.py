@@ -14,7 +14,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import BASE, errors, openapi
 from api.guard import Guard
-from api.middleware import Cors, LastResort, RequestMiddleware, access
+from api.middleware import Cors, LastResort, RequestMiddleware, access, refusals
 from api.orchestration import Orchestrator
 from api.routes import audit, datasets, health, jobs, keys, logs, metrics, models, notebooks, preflight, usage, ws
 from api.services import Services
@@ -36,7 +36,8 @@ def create_app(settings: Settings | None = None, orchestrator: Orchestrator | No
             access.setLevel(logging.INFO)
         services = app.state.services = Services(settings, orchestrator)
         try:
-            yield {"drain": services.drain, "ready": services.ready}  # for `llm_platform.supervisor.serve`
+            # For `llm_platform.supervisor`: `serve` asks for the first two, `http` for the last.
+            yield {"drain": services.drain, "ready": services.ready, "refused": refusals(services)}
         finally:
             services.streams.close()
             services.rooms.close()

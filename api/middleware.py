@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import secrets
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
@@ -40,7 +41,7 @@ class RequestMiddleware:
 
     def __init__(self, app: ASGIApp, access_log: AccessLog) -> None:
         self._app = app
-        self._logged_from = {"off": 1000, "errors": 400, "all": 0}[access_log]
+        self._access_log: AccessLog = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -76,22 +77,46 @@ class RequestMiddleware:
         route, method = route_of(scope), scope.get("method", "GET")
         services: Services = scope["app"].state.services
         services.metrics.count(method, route or "none", status, seconds)
-        if status < self._logged_from or (status == 200 and route in PROBES):
+        if status == 200 and route in PROBES:
             return
-        caller: Caller | None = scope["state"].get("caller")
-        client = scope.get("client")
-        fields = {
-            "method": method,
-            "route": route,
-            "status": status,
-            "duration_ms": round(1000 * seconds, 2),
-            "client": client[0] if client else None,
-            "user": caller and caller.owner,
-            "key_id": caller and caller.key_id,
-            "bytes": sent,
-        }
         # The route, not the path: what a client put into a path or a query is not for a log.
-        access.info("%s %s %d", method, route or "-", status, extra={"fields": fields})
+        _write(self._access_log, scope, method, route, status, seconds, sent)
+
+
+def _write(which: AccessLog, scope: Scope, method: str | None, route: str | None, status: int, seconds: float, sent: int) -> None:
+    """A line of the access log, if such answers have one."""
+    if status < {"off": 1000, "errors": 400, "all": 0}[which]:
+        return
+    caller: Caller | None = scope["state"].get("caller")
+    client = scope.get("client")
+    fields = {
+        "method": method,
+        "route": route,
+        "status": status,
+        "duration_ms": round(1000 * seconds, 2),
+        "client": client[0] if client else None,
+        "user": caller and caller.owner,
+        "key_id": caller and caller.key_id,
+        "bytes": sent,
+    }
+    access.info("%s %s %d", method or "-", route or "-", status, extra={"fields": fields})
+
+
+def refusals(services: Services) -> Callable[[tuple[str, int] | None, int, int], Awaitable[list[tuple[bytes, bytes]]]]:
+    """What the protocol tells of a head that is none, or too large, before there is a request (`llm_platform.supervisor.http.refuse`)."""
+
+    async def refused(client: tuple[str, int] | None, status: int, sent: int) -> list[tuple[bytes, bytes]]:
+        """Counts it for its address and writes its line; the headers that its answer must have."""
+        started, request_id = perf_counter(), secrets.token_hex(8)
+        allowance = await services.limits.address(client[0] if client else "unknown")
+        seconds = perf_counter() - started
+        services.metrics.count("OTHER", "none", status, seconds)
+        token = json_log.request_id.set(request_id)
+        _write(services.settings.access_log, {"client": client, "state": {}}, None, None, status, seconds, sent)
+        json_log.request_id.reset(token)
+        return [(b"x-request-id", request_id.encode()), *allowance.headers()]
+
+    return refused
 
 
 def route_of(scope: Scope) -> str | None:
@@ -110,14 +135,14 @@ class LastResort:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         started = False
 
         async def watched(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            started = started or message["type"] in _STARTS
             await send(message)
 
         try:
@@ -128,7 +153,7 @@ class LastResort:
             await error_response(ServiceUnavailable("The server is being restarted; send the request again"))(scope, receive, send)
         except Exception as error:
             request_id = json_log.request_id.get()
-            log.exception("Request %s failed: %s %r", request_id, scope["method"], scope["path"])
+            log.exception("Request %s failed: %s %r", request_id, scope.get("method", "GET"), scope["path"])
             if started:
                 raise
             if isinstance(error, OperationalError | InterfaceError | TimeoutError):  # it is away, or its disk is full
@@ -155,6 +180,16 @@ class Cors(CORSMiddleware):
                 *("ETag", "Content-Disposition", "Content-Range", "Accept-Ranges", "Server-Timing"),
             ],
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = {"origin", "access-control-request-method"}
+        if scope["type"] == "http" and scope["method"] == "OPTIONS" and asked <= set(Headers(scope=scope)):
+            # A preflight, which is answered here and counts for nobody: else a user's requests could fail for its address's limit.
+            services: Services = scope["app"].state.services
+            client = scope.get("client")
+            allowance = await services.limits.standing(client[0] if client else "unknown")
+            scope["state"]["answer_headers"] += allowance.headers()
+        await super().__call__(scope, receive, send)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)

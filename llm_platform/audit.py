@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import datetime
 from typing import Any, cast, get_args
 
@@ -12,6 +13,7 @@ from llm_platform.database import Database, now
 from llm_platform.errors import InvalidInput
 from llm_platform.json_log import request_id
 from llm_platform.keys import Caller
+from llm_platform.settings import Settings
 from llm_platform.specs.audit import AuditAction, AuditEntry
 from llm_platform.tables import audit
 
@@ -23,6 +25,12 @@ def record(database: Database, caller: Caller | None, action: AuditAction, targe
     row["client"] = client and client[:64]  # a proxy may say anything
     with database.write() as connection:
         connection.execute(sa.insert(audit).values(row))
+
+
+def record_command(settings: Settings, action: AuditAction, target: str) -> None:
+    """Adds an entry of a command on the platform's machine."""
+    with closing(Database.from_settings(settings)) as database:
+        record(database, None, action, target)
 
 
 def listed(

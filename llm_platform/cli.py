@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llm_platform.database import Database
     from llm_platform.settings import Settings
     from llm_platform.specs import PreprocessingConfig, TrainingConfig
+    from llm_platform.specs.audit import AuditAction
 
 try:
     import typer
@@ -102,7 +103,9 @@ def restart_api(home: HomeOption = None) -> None:
     """Replace the API's process by a new one without refusing or losing a request. Dagster, MLflow and jobs go on."""
     from llm_platform.supervisor.restart import restart_api as run
 
-    before, after = run(_settings(home))
+    settings = _settings(home)
+    before, after = run(settings)
+    _record(settings, "api.restart", f"process {before}, now {after}")
     typer.echo(f"Process {after} serves the API; process {before} ends when the requests that it has are answered")
 
 
@@ -142,6 +145,7 @@ def restore(
 
     settings = _settings(home)
     run(settings, folder)
+    _record(settings, "platform.restore", f"from {folder.name}")
     typer.echo(f"Restored into {settings.root}; start it with 'llm-platform up'")
 
 
@@ -173,6 +177,7 @@ def cp(
     notebooks = [root.split("/")[2] for root in settings.notebook_roots if isinstance(root, str)]
     parse_address(address, [settings.datasets_bucket, settings.artifacts_bucket, *settings.extra_buckets, *notebooks])
     stored = storage_from(settings).put_file(file, address)
+    _record(settings, "store.put", stored.address)
     typer.echo(f"{stored.address}  {stored.size_bytes:,} bytes  sha256 {stored.sha256}")
 
 
@@ -216,7 +221,9 @@ def reindex(home: HomeOption = None) -> None:
     from llm_platform.registry import Registry
 
     with _database(home) as database:
-        typer.echo(f"{run(Registry(_settings(home).resolved_mlflow_url), database)} models")
+        found = f"{run(Registry(_settings(home).resolved_mlflow_url), database)} models"
+    _record(_settings(home), "models.reindex", found)
+    typer.echo(found)
 
 
 @keys.command("create")
@@ -356,6 +363,13 @@ def _database(home: Path | None) -> Iterator[Database]:
         yield database
     finally:
         database.close()
+
+
+def _record(settings: Settings, action: AuditAction, target: str) -> None:
+    """The audit log also has what the operator changes here."""
+    from llm_platform.audit import record_command
+
+    record_command(settings, action, target)
 
 
 def _settings(home: Path | None) -> Settings:

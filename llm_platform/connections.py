@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -87,7 +88,7 @@ class Connections:
             self._watching.close()
         self.engine.dispose()
 
-    def page(self, listing: Listing, limit: int, offset: int, **values: str | None) -> tuple[list[RowMapping], int]:
+    def page(self, listing: Listing, limit: int, offset: int, **values: str | datetime | None) -> tuple[list[RowMapping], int]:
         """(some rows of a list, how many it has); `values` are what its other parameters ask for, if it has them."""
         with self.read() as connection:
             total = connection.execute(listing.count, values).scalar_one()

@@ -200,11 +200,19 @@ class Database(Connections):
             return list(connection.execute(statements.OPEN_SUBMISSIONS).mappings())
 
     def list_submissions(
-        self, limit: int, offset: int, status: str | None = None, *, owner: str | None = None
+        self,
+        limit: int,
+        offset: int,
+        status: str | None = None,
+        *,
+        owner: str | None = None,
+        after: datetime | None = None,
+        before: datetime | None = None,
     ) -> tuple[list[RowMapping], int]:
-        """(newest first, how many there are)."""
-        listing = statements.list_of_submissions(status is not None, owner is not None)
-        return self.page(listing, limit, offset, status=status, owner=owner)
+        """(newest first, how many there are); those created from `after` on, and before `before`."""
+        asked = (item is not None for item in (status, owner, after, before))
+        listing = statements.list_of_submissions(*asked)
+        return self.page(listing, limit, offset, status=status, owner=owner, created_after=after, created_before=before)
 
     def count_submissions(self) -> dict[str, int]:
         """How many there are in each state."""

@@ -30,8 +30,10 @@ class PlatformError(Exception):
     status: ClassVar[int] = 500
     retryable: bool = False
     """True where trying the same thing again can help (input and output, never data or configuration)."""
+    request_id: str | None = None
+    """In the SDK the answer's `X-Request-Id`, by which the server's log has the request."""
 
-    def __init__(self, message: str, **metadata: Any) -> None:
+    def __init__(self, message: str, /, **metadata: Any) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = metadata
@@ -120,9 +122,11 @@ def error_classes() -> list[type[PlatformError]]:
     return found
 
 
-def from_body(body: dict[str, Any]) -> PlatformError:
-    """The exception that an error body stands for, so that an error crosses a process border unchanged."""
-    for cls in error_classes():
-        if cls.code == body.get("error") and cls is not RangeNotSatisfiable:
-            return cls(str(body.get("message", "")), **body.get("metadata", {}))
-    return PlatformError(str(body.get("message", "")), **body.get("metadata", {}))
+def from_body(body: dict[str, Any], status: int | None = None) -> PlatformError:
+    """The exception that an error body stands for, so that an error crosses a process border unchanged.
+
+    The answer's status, where there is one, tells the classes of one code apart.
+    """
+    of_code = [cls for cls in error_classes() if cls.code == body.get("error")]
+    kind = next((cls for cls in of_code if cls.status == status), of_code[0] if of_code else PlatformError)
+    return kind(str(body.get("message", "")), **body.get("metadata", {}))

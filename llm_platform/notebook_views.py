@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 from sqlalchemy.engine import RowMapping
 
@@ -57,6 +58,8 @@ class Executed:
     media_type: str
     size_bytes: int
     address: str
+    etag: str
+    """Weak: an answer may be compressed, and is then of other bytes."""
 
     def read(self, storage: Storage) -> Iterator[bytes]:
         return storage.read_range(self.address)
@@ -73,4 +76,5 @@ def executed(run_id: str, agent_name: str, format: NotebookFormat, database: Dat
     found = storage.stat(address)
     if found is None:
         raise NotFound(f"The {format} of notebook node '{agent_name}' is no longer stored", address=address)
-    return Executed(f"{run_id}-{agent_name}.{format}", MEDIA_TYPES[format], found.size_bytes, address)
+    version = found.sha256 or sha256(f"{found.size_bytes}\0{found.modified.isoformat()}".encode()).hexdigest()
+    return Executed(f"{run_id}-{agent_name}.{format}", MEDIA_TYPES[format], found.size_bytes, address, f'W/"{version}"')

@@ -15,7 +15,7 @@ from typing import Any
 
 from llm_platform.acceptance import Checks
 from llm_platform.database import Database
-from llm_platform.errors import DatasetError, InvalidConfig, InvalidInput, PlatformError
+from llm_platform.errors import DatasetError, InvalidConfig, PlatformError
 from llm_platform.keys import OPERATOR, Caller
 from llm_platform.reporting import ListReporter
 from llm_platform.settings import Settings
@@ -29,7 +29,7 @@ from llm_platform.specs import (
     ValidationConfig,
     parse_pipeline,
 )
-from llm_platform.specs.base import problems
+from llm_platform.specs.base import problems, refused
 from llm_platform.specs.preflight import (
     Preflight,
     PreflightNode,
@@ -50,7 +50,7 @@ def preflight(body: Any, settings: Settings, database: Database, storage: Storag
     """The answer to POST /preflight. Raises InvalidInput, InvalidConfig or DatasetError for what no job is accepted with."""
     found = problems(PreflightRequest, body)
     if found:
-        raise InvalidInput("Input validation failed for the preflight", errors=[{**item, "agent": None} for item in found])
+        raise refused("Input validation failed for the preflight", [{**item, "agent": None} for item in found])
     request = PreflightRequest.model_validate(body)
     pipeline = _pipeline(request)
     Checks(pipeline, settings, database, storage, caller).run()

@@ -9,6 +9,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from llm_platform.audit import record_command
 from llm_platform.errors import InvalidInput
 from llm_platform.retention import Kind, Pruned
 from llm_platform.settings import Settings
@@ -38,8 +39,12 @@ def main(older_than: str | None, yes: bool, as_json: bool, settings: Settings) -
     command = [sys.executable, "-m", "dagster_project.prune", str(days), *(["--yes"] if yes else [])]
     done = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
+        if yes:  # some of it may be gone
+            record_command(settings, "store.prune", f"older than {days:g} days; broke off")
         return done.returncode
     found = Pruned.model_validate_json(done.stdout)
+    if yes:
+        record_command(settings, "store.prune", f"older than {days:g} days: {len(found.items)} things, {found.size_bytes} bytes")
     if as_json:
         print(found.model_dump_json(indent=2))
     else:

@@ -47,9 +47,15 @@ DATASET_SHOWN = _DATASETS.where(datasets.c.dataset_id == sa.bindparam("dataset_i
 
 
 @cache
-def list_of_submissions(by_status: bool, by_owner: bool) -> Listing:
-    """Newest first."""
-    where = sa.and_(equal(submissions.c.status, by_status), equal(submissions.c.owner, by_owner))
+def list_of_submissions(by_status: bool, by_owner: bool, by_after: bool, by_before: bool) -> Listing:
+    """Newest first; created from `created_after` on, and before `created_before`."""
+    created = submissions.c.created_at
+    where = sa.and_(
+        equal(submissions.c.status, by_status),
+        equal(submissions.c.owner, by_owner),
+        created >= sa.bindparam("created_after") if by_after else sa.true(),
+        created < sa.bindparam("created_before") if by_before else sa.true(),
+    )
     return Listing.of(sa.select(submissions), where, submissions.c.created_at.desc(), submissions.c.run_id)
 
 

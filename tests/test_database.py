@@ -187,6 +187,10 @@ def test_lists(database: Database) -> None:
     rows, total = database.list_submissions(2, 1)
     assert [row["run_id"] for row in rows] == ["r3", "r2"] and total == 5
     assert database.list_submissions(10, 0, "running") == ([], 0)
+    second, third = rows[1]["created_at"], rows[0]["created_at"]
+    rows, total = database.list_submissions(10, 0, "pending", after=second, before=third)
+    assert [row["run_id"] for row in rows] == ["r2"] and total == 1
+    assert database.list_submissions(1, 0, after=third.astimezone(timezone(timedelta(hours=5))))[1] == 2
     assert database.nodes(["r1", "r2"]) == {"r1": [], "r2": []} and database.models_of([]) == {}
 
 

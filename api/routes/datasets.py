@@ -8,7 +8,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response
 
-from api.deps import Audit, CallerDep, DatasetRow, IdempotencyKey, PageDep, PathId, PreviewLimit, ServicesDep, UploadSlot, found_dataset
+from api.deps import Audit, CallerDep, DatasetId, DatasetRow, IdempotencyKey, PageDep, PreviewLimit, ServicesDep, UploadSlot, found_dataset
 from api.multipart import received
 from api.reads import Refresh
 from llm_platform import datasets, disk, quotas
@@ -23,6 +23,7 @@ _FORM = {
         "file": {"type": "string", "format": "binary", "description": "Dataset file (CSV, JSON, JSONL, Parquet, TXT; each also gzip)."},
         "format": {"type": "string", "enum": ["csv", "json", "jsonl", "parquet", "txt"], "description": "Detected if not given."},
     },
+    "examples": [{"file": "text,label\nSample text 1,positive\nSample text 2,negative\n", "format": "csv"}],
 }
 
 
@@ -68,7 +69,7 @@ async def list_datasets(request: Request, services: ServicesDep, caller: CallerD
 
 
 @router.get("/{dataset_id}", response_model=Dataset)
-async def get(request: Request, dataset_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
+async def get(request: Request, dataset_id: DatasetId, services: ServicesDep, caller: CallerDep) -> Response:
     """What is known about a dataset."""
 
     def read(_: Refresh) -> Dataset:

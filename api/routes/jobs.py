@@ -7,12 +7,14 @@ from fastapi import APIRouter, Request, Response
 from api.deps import (
     Audit,
     CallerDep,
+    CreatedAfter,
+    CreatedBefore,
     DeleteModels,
     IdempotencyKey,
+    JobId,
     JsonBody,
     KeepModel,
     PageDep,
-    PathId,
     ServicesDep,
     StatusFilter,
     Submission,
@@ -39,20 +41,29 @@ def create(body: JsonBody, services: ServicesDep, caller: CallerDep, audit: Audi
 
 
 @router.get("", response_model=Page[Job])
-async def list_jobs(request: Request, services: ServicesDep, caller: CallerDep, page: PageDep, status: StatusFilter = None) -> Response:
+async def list_jobs(
+    request: Request,
+    services: ServicesDep,
+    caller: CallerDep,
+    page: PageDep,
+    status: StatusFilter = None,
+    created_after: CreatedAfter = None,
+    created_before: CreatedBefore = None,
+) -> Response:
     """Jobs, newest first."""
+    wanted = {"after": created_after, "before": created_before, "owner": caller.sees}
 
     def read(refresh: Refresh) -> Page[Job]:
         refresh(services.database.open_submissions())
         with services.database.read():
-            rows, total = services.database.list_submissions(page.limit, page.offset, status, owner=caller.sees)
+            rows, total = services.database.list_submissions(page.limit, page.offset, status, **wanted)
             return Page(items=jobs.views(services.database, rows), **page.bounds(total))
 
     return await services.reads.answered(request, read)
 
 
 @router.get("/{job_id}", response_model=Job)
-async def get(request: Request, job_id: PathId, services: ServicesDep, caller: CallerDep) -> Response:
+async def get(request: Request, job_id: JobId, services: ServicesDep, caller: CallerDep) -> Response:
     """A job's state, progress and result."""
 
     def read(refresh: Refresh) -> Job:

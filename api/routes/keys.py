@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Depends
 
-from api.deps import Audit, JsonBody, PageDep, PathId, ServicesDep, admin
+from api.deps import Audit, JsonBody, KeyId, PageDep, ServicesDep, admin
 from llm_platform import keys
 from llm_platform.specs.keys import Key, KeyCreated, KeyRequest
 from llm_platform.specs.resources import Page
@@ -31,7 +31,7 @@ def list_keys(services: ServicesDep, page: PageDep) -> Page[Key]:
 
 
 @router.delete("/{key_id}")
-def revoke(key_id: PathId, services: ServicesDep, audit: Audit) -> Key:
+def revoke(key_id: KeyId, services: ServicesDep, audit: Audit) -> Key:
     """Ends a key, at once and for good."""
     revoked = keys.revoke(key_id, services.database)
     audit("key.revoke", key_id)

@@ -7,7 +7,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from api.deps import HistoryCursor, HistoryLimit, LineFilterDep, LoggedRun, ServicesDep, StreamCursor
+from api.deps import CallerDep, HistoryCursor, HistoryLimit, LineFilterDep, LoggedRun, ServicesDep, StreamCursor
+from api.limits import holder
 from llm_platform import runlog
 from llm_platform.specs.resources import LogHistory
 
@@ -17,10 +18,11 @@ _EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 
 
 @router.get("/stream/{run_id}", response_class=Response, responses=_EVENTS)
-async def stream(request: Request, run_id: LoggedRun, cursor: StreamCursor, only: LineFilterDep, services: ServicesDep) -> Response:
+async def stream(
+    request: Request, run_id: LoggedRun, cursor: StreamCursor, only: LineFilterDep, services: ServicesDep, caller: CallerDep
+) -> Response:
     """The run's log as Server-Sent Events, from its first line, or from behind `Last-Event-ID`, until the job has ended."""
-    client = request.client.host if request.client else "unknown"
-    return services.streams.open(run_id, client, cursor, only)
+    return services.streams.open(run_id, holder(caller.owner, request.client and request.client.host), cursor, only)
 
 
 @router.get("/history/{run_id}", response_model=LogHistory)

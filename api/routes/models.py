@@ -21,10 +21,14 @@ router = APIRouter(prefix="/models", tags=["models"])
 _TAR: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/x-tar": {"schema": {"type": "string", "format": "binary"}}}},
     206: {"description": "A part."},
+    304: {"description": "The client has it already, by its `If-None-Match`."},
 }
 _CARD: dict[int | str, dict[str, Any]] = {
     200: {"content": {kind: {"schema": {"type": "string"}} for kind in ("text/markdown", "text/html")}}
 }
+
+ExportedAs = Annotated[models.DownloadFormat, Query(description="Which export, by its format.")]
+Preferred = Annotated[str, Header(description="`text/html` for a page; else the card is Markdown.")]
 
 
 async def model_query(
@@ -76,10 +80,12 @@ def get(model: TrainedModel) -> Model:
 def download(
     model: TrainedModel,
     services: ServicesDep,
-    format: models.DownloadFormat = "adapter",
-    range: Annotated[str | None, Header()] = None,
-    if_range: Annotated[str | None, Header()] = None,
-    if_none_match: Annotated[str | None, Header()] = None,
+    format: ExportedAs = "adapter",
+    range: Annotated[str | None, Header(description="Which bytes of the archive: bytes=FIRST-LAST, of which one may be left out.")] = None,
+    if_range: Annotated[str | None, Header(description="An `ETag`: of an archive that has another, all is sent.")] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="An `ETag`, or several with commas between them: an archive that has one is not sent (304).")
+    ] = None,
 ) -> Response:
     """An export as a tar archive; a part of it, to resume a download, by a `Range` header."""
     archive = models.archive(model, format, services.storage)
@@ -87,13 +93,13 @@ def download(
 
 
 @router.get("/{model_id}/files")
-def files(model: TrainedModel, services: ServicesDep, response: Response, format: models.DownloadFormat = "adapter") -> ModelFiles:
+def files(model: TrainedModel, services: ServicesDep, response: Response, format: ExportedAs = "adapter") -> ModelFiles:
     """The files of an export, each with its digest and, where the object store is an S3, a presigned address that is good for an hour."""
     response.headers["Cache-Control"] = "no-store"  # whoever has an address can read the file
     return models.files(model, format, services.storage)
 
 
 @router.get("/{model_id}/card", response_class=PlainTextResponse, responses=_CARD)
-def model_card(model: TrainedModel, services: ServicesDep, accept: Annotated[str, Header()] = "*/*") -> Response:
+def model_card(model: TrainedModel, services: ServicesDep, accept: Preferred = "*/*") -> Response:
     """The model card, in Markdown or, for who prefers `text/html`, as a page."""
     return card_response(model, services.registry, accept)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query
 from fastapi.responses import Response, StreamingResponse
 from sqlalchemy.engine import RowMapping
 
-from api.deps import CallerDep, PageDep, PathId, ServicesDep, submission
+from api.deps import CallerDep, JobOrRunId, NodeName, PageDep, ServicesDep, submission
+from api.download import known
 from llm_platform import notebook_views, notebooks
 from llm_platform.notebooks import POLICY
 from llm_platform.specs.notebooks import JobNotebook, Notebook, NotebookFormat
@@ -16,14 +17,16 @@ from llm_platform.specs.resources import Page
 
 router = APIRouter(tags=["notebooks"])
 
+_NOTEBOOK = {"type": "object", "examples": [{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}]}
 _FILE: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/x-ipynb+json": {"schema": {"type": "object"}}, "text/html": {"schema": {"type": "string"}}}}
+    200: {"content": {"application/x-ipynb+json": {"schema": _NOTEBOOK}, "text/html": {"schema": {"type": "string"}}}},
+    304: {"description": "The client has it already, by its `If-None-Match`."},
 }
 _LOCKED = {"Content-Security-Policy": f"sandbox; {POLICY}", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 """A notebook shows what a dataset or a model says: nothing in it may act in this origin."""
 
 
-def submission_of(job_id: PathId, services: ServicesDep, caller: CallerDep) -> RowMapping:
+def submission_of(job_id: JobOrRunId, services: ServicesDep, caller: CallerDep) -> RowMapping:
     """The row of a job, by its id or its run id. Raises NotFound, also for another's."""
     return submission(job_id if job_id.startswith("job_") else f"job_{job_id}", services, caller)
 
@@ -50,11 +53,16 @@ def of_job(row: JobRow, services: ServicesDep, page: PageDep) -> Page[JobNoteboo
 def download(
     row: JobRow,
     services: ServicesDep,
-    agent_name: PathId,
+    agent_name: NodeName,
     format: Annotated[NotebookFormat, Query(description="The notebook itself, or a page to read.")] = "ipynb",
+    if_none_match: Annotated[
+        str | None, Header(description="An `ETag`, or several with commas between them: a notebook that has one is not sent (304).")
+    ] = None,
 ) -> Response:
     """A notebook as it ran: `ipynb` to open in Jupyter, `html` to read in a browser."""
     found = notebook_views.executed(row["run_id"], agent_name, format, services.database, services.storage)
+    if known(found.etag, if_none_match):
+        return Response(status_code=304, headers={"ETag": found.etag})
     how = "inline" if format == "html" else "attachment"
-    headers = {"Content-Length": str(found.size_bytes), "Content-Disposition": f'{how}; filename="{found.filename}"', **_LOCKED}
-    return StreamingResponse(found.read(services.storage), 200, headers, found.media_type)
+    headers = {"Content-Length": str(found.size_bytes), "Content-Disposition": f'{how}; filename="{found.filename}"', "ETag": found.etag}
+    return StreamingResponse(found.read(services.storage), 200, headers | _LOCKED, found.media_type)

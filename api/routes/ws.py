@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from api.channel import Channel
 from api.deps import cursor_of, logged_run
 from api.errors import error_response
+from api.limits import holder
 from api.services import Services
 from llm_platform.errors import PlatformError
 from llm_platform.keys import Caller
@@ -21,7 +22,7 @@ async def channel(socket: WebSocket, run_id: str, after: str | None = None) -> N
     """The run's log from its first line, or from behind `after`; who watches it; and commands. Refusals are HTTP answers."""
     services: Services = socket.app.state.services
     caller: Caller = socket.state.caller
-    client = socket.client.host if socket.client else "unknown"
+    client = holder(caller.owner, socket.client and socket.client.host)
     try:
         await run_in_threadpool(logged_run, run_id, services, caller)
         cursor = await run_in_threadpool(cursor_of, services, run_id, after, "after")

@@ -116,8 +116,9 @@ def job(job_id: str) -> Call[resources.Job]:
     return Call("GET", _path("jobs", job_id), _parsed(resources.Job))
 
 
-def jobs(limit: int, status: JobStatus | None) -> Pages[resources.Job]:
-    return _pages("/jobs", resources.Job, limit, status=status)
+def jobs(limit: int, status: JobStatus | None, after: datetime | None, before: datetime | None) -> Pages[resources.Job]:
+    times = {"created_after": after and after.astimezone().isoformat(), "created_before": before and before.astimezone().isoformat()}
+    return _pages("/jobs", resources.Job, limit, status=status, **times)
 
 
 def cancel(job_id: str, keep: bool) -> Call[JobCancelled]:

@@ -22,7 +22,7 @@ class Client:
 
     `api_key` says who you are to a platform that asks; LLM_PLATFORM_API_KEY of the environment if not given. `timeout` is in
     seconds for each answer (streams and downloads: for each silence); calls that can be repeated safely are tried again up
-    to `max_retries` times, with growing pauses, when nobody answers or the platform is busy.
+    to `max_retries` times, with growing pauses, when nobody answers or the platform is busy or fails.
     """
 
     def __init__(

@@ -97,9 +97,17 @@ class Jobs:
     def get(self, job_id: str) -> Job:
         return Job(self._transport, self._transport.run(calls.job(job_id)))
 
-    def list(self, *, limit: int = 20, offset: int = 0, status: JobStatus | None = None) -> Page[Job]:
-        """Newest first."""
-        pages = calls.jobs(limit, status)
+    def list(
+        self,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        status: JobStatus | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> Page[Job]:
+        """Newest first; of jobs created at `created_after` or later, and before `created_before` (local time where it has no zone)."""
+        pages = calls.jobs(limit, status, created_after, created_before)
 
         def page(at: int) -> Page[Job]:
             return self._transport.run(pages(at)).with_items(lambda item: Job(self._transport, item))

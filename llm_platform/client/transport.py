@@ -16,10 +16,31 @@ from pydantic import BaseModel
 
 from llm_platform.client.calls import Call, Pages
 from llm_platform.client.pages import Page
-from llm_platform.errors import Forbidden, NotFound, PlatformError, RateLimited, ServiceUnavailable, Unauthorized, from_body
+from llm_platform.errors import (
+    Forbidden,
+    NotFound,
+    PayloadTooLarge,
+    PlatformError,
+    RateLimited,
+    ServiceUnavailable,
+    Unauthorized,
+    from_body,
+)
 
-BUSY = (429, 502, 503, 504)
-"""Answers of a platform, or of a proxy before it, that will be there again in a while."""
+TOO_MANY = 429
+FAILED = 500
+"""This and every status above it are the platform's fault, or that of a proxy before it, and may pass."""
+BY_STATUS: dict[int, type[PlatformError]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    413: PayloadTooLarge,
+    429: RateLimited,
+    502: ServiceUnavailable,
+    503: ServiceUnavailable,
+    504: ServiceUnavailable,
+}
+"""For answers that a proxy wrote, which have no error body; any other is a PlatformError."""
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 8.0
 LONGEST_RETRY_AFTER = 60.0
@@ -76,8 +97,8 @@ class Retry:
     def after(self, response: httpx.Response) -> float | None:
         """Seconds to wait; None if this response is the answer, good or bad."""
         # What was refused for being one too many did nothing: any call can be made again.
-        final = response.status_code not in BUSY or self._last or not (self._repeat or response.status_code == 429)
-        if final or response.status_code in self._accept:
+        passing = response.status_code == TOO_MANY or (self._repeat and response.status_code >= FAILED)
+        if self._last or not passing or response.status_code in self._accept:
             return None
         return max(self._pause(), retry_after(response))
 
@@ -177,12 +198,19 @@ def unreachable(base_url: str, error: httpx.TransportError) -> ServiceUnavailabl
 
 def error_of(response: httpx.Response) -> PlatformError:
     """The exception for an error answer that was read, also for one that a proxy wrote and that has no error body."""
+    found = _from_body(response) or BY_STATUS.get(response.status_code, PlatformError)(
+        f"{response.request.method} {response.request.url} was answered with {response.status_code} {response.reason_phrase}"
+    )
+    found.request_id = response.headers.get("x-request-id")
+    return found
+
+
+def _from_body(response: httpx.Response) -> PlatformError | None:
     try:
         body = json.loads(response.content)
     except ValueError:
-        body = None
-    if isinstance(body, dict) and isinstance(body.get("error"), str) and isinstance(body.get("metadata", {}), dict):
-        return from_body(body)
-    by_status = {401: Unauthorized, 403: Forbidden, 404: NotFound, 429: RateLimited}
-    kind = by_status.get(response.status_code) or (ServiceUnavailable if response.status_code in BUSY else PlatformError)
-    return kind(f"{response.request.method} {response.request.url} was answered with {response.status_code} {response.reason_phrase}")
+        return None
+    if not (isinstance(body, dict) and isinstance(body.get("error"), str) and isinstance(body.get("message"), str)):
+        return None
+    metadata = body.get("metadata")
+    return from_body({**body, "metadata": metadata if isinstance(metadata, dict) else {}}, response.status_code)

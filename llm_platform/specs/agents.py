@@ -79,14 +79,14 @@ class ColumnRule(Spec):
 class ValidationRules(Spec):
     """What the rows must fulfil, beyond being readable."""
 
-    required_columns: list[Column] = Field(default=[], max_length=1000)
+    required_columns: list[Column] = Field(default=[], max_length=1000, description="Columns that must be there.")
     max_null_share: float = Field(default=0.0, ge=0, le=1, description="Allowed share of empty cells, per column.")
     max_duplicate_share: float = Field(default=1.0, ge=0, le=1, description="Allowed share of repeated rows.")
     columns: list[ColumnRule] = Field(default=[], max_length=1000, description="Rules of single columns.")
 
 
 class ValidationConfig(Spec):
-    rules: ValidationRules = ValidationRules()
+    rules: ValidationRules = Field(default=ValidationRules(), description="What the rows must fulfil.")
     on_error: Literal["fail", "drop", "warn"] = Field(
         default="fail", description="fail the job, drop the rows that break a rule, or only say so."
     )
@@ -95,9 +95,9 @@ class ValidationConfig(Spec):
 class SplitConfig(Spec):
     """Shares of the rows; they add up to 1. Rows of one prompt, or of one group, are never on two sides."""
 
-    train: float = Field(default=0.8, gt=0, le=1)
-    validation: float = Field(default=0.1, ge=0, lt=1)
-    test: float = Field(default=0.1, ge=0, lt=1)
+    train: float = Field(default=0.8, gt=0, le=1, description="Share of the rows to train on.")
+    validation: float = Field(default=0.1, ge=0, lt=1, description="Share of the rows for validation losses.")
+    test: float = Field(default=0.1, ge=0, lt=1, description="Share of the rows to evaluate on.")
     validation_inputs: list[NodeName] = Field(
         default=[], max_length=100, description="Input nodes whose rows are the validation split; its share is then of no account."
     )
@@ -134,9 +134,9 @@ NO_CLEANING = CleanConfig(unicode="off", control_characters=False, whitespace=Fa
 class TemplateMapping(Spec):
     """Which column fills which slot of the template. If none is named, the dataset's layout decides."""
 
-    instruction: Column | None = None
-    input: Column | None = None
-    output: Column | None = None
+    instruction: Column | None = Field(default=None, description="Column with the task or question.")
+    input: Column | None = Field(default=None, description="Column with what the task is about, beside the instruction.")
+    output: Column | None = Field(default=None, description="Column with the answer.")
     system: Column | None = Field(default=None, description="Column with a system prompt of each row.")
     messages: Column | None = Field(default=None, description="Column with whole conversations, in OpenAI's or ShareGPT's form.")
 
@@ -155,7 +155,7 @@ class PreprocessingConfig(Spec):
     near_dedup_threshold: float = Field(default=0.8, ge=0.5, le=1, description="Jaccard similarity from which rows are nearly equal.")
     template: TemplateName = Field(default="alpaca", description="'tokenizer' is the base model's own, 'custom' is template_source.")
     template_source: str | None = Field(default=None, min_length=1, max_length=20_000, description="Jinja source of a custom template.")
-    template_mapping: TemplateMapping = TemplateMapping()
+    template_mapping: TemplateMapping = Field(default=TemplateMapping(), description="Which column fills which slot.")
     system_prompt: str | None = Field(default=None, min_length=1, max_length=20_000, description="For rows that have none of their own.")
     train_on: Literal["completions", "last", "all"] = Field(
         default="completions", description="Every answer, the last one of a conversation, or all tokens."
@@ -164,9 +164,9 @@ class PreprocessingConfig(Spec):
     truncation: Literal["drop", "truncate_prompt", "truncate_end", "fail"] = Field(
         default="drop", description="What happens to rows over max_length."
     )
-    split: SplitConfig = SplitConfig()
+    split: SplitConfig = Field(default=SplitConfig(), description="Shares of the train, validation and test rows.")
     contamination: bool = Field(default=True, description="Report how much of the test split occurs in the training split.")
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: int = Field(default=42, ge=0, lt=2**32, description="Of what is drawn at random; the same seed gives the same splits.")
 
     @field_validator("clean", mode="before")
     @classmethod
@@ -186,23 +186,25 @@ class TrainingConfig(Spec):
     method: Literal["lora", "qlora", "full"] = Field(default="lora", description="An adapter, one on a 4-bit base, or all weights.")
     model_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,99}$", description="Name in the registry.")
     lora_r: int = Field(default=16, ge=1, le=1024, description="Rank of the adapter.")
-    lora_alpha: float = Field(default=32, gt=0, le=65_536)
-    lora_dropout: float = Field(default=0.05, ge=0, lt=1)
+    lora_alpha: float = Field(default=32, gt=0, le=65_536, description="Scale of the adapter, over its rank.")
+    lora_dropout: float = Field(default=0.05, ge=0, lt=1, description="Share of the adapter's inputs that is dropped in training.")
     target_modules: list[Column] | str = Field(
         default="all-linear", description="'all-linear', names of modules, or a regular expression of their full names."
     )
     use_dora: bool = Field(default=False, description="Weight-decomposed adapters (DoRA).")
     use_rslora: bool = Field(default=False, description="Scale adapters by alpha over the root of the rank (rsLoRA).")
     loraplus_ratio: float | None = Field(default=None, ge=1, le=1e4, description="Learning rate of B over that of A (LoRA+).")
-    epochs: int = Field(default=1, ge=1, le=10_000)
+    epochs: int = Field(default=1, ge=1, le=10_000, description="Passes over the train split.")
     max_steps: int | None = Field(default=None, ge=1, le=10**9, description="Optimizer steps; wins over epochs.")
     batch_size: int = Field(default=8, ge=1, le=4096, description="Rows per forward pass.")
-    gradient_accumulation_steps: int = Field(default=1, ge=1, le=4096)
-    learning_rate: float = Field(default=2e-4, gt=0, le=10)
-    lr_scheduler: Literal["linear", "cosine", "constant"] = "cosine"
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0, le=10)
-    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
+    gradient_accumulation_steps: int = Field(default=1, ge=1, le=4096, description="Batches whose gradients make one optimizer step.")
+    learning_rate: float = Field(default=2e-4, gt=0, le=10, description="Highest learning rate, which the warmup ends at.")
+    lr_scheduler: Literal["linear", "cosine", "constant"] = Field(
+        default="cosine", description="How the learning rate goes on after the warmup."
+    )
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1, description="Share of the steps in which the learning rate rises.")
+    weight_decay: float = Field(default=0.0, ge=0, le=10, description="Decay of weight matrices, per step and learning rate.")
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6, description="Norm to which longer gradients are cut.")
     optimizer: Literal["auto", "adamw", "paged_adamw", "paged_adamw_8bit"] = Field(
         default="auto", description="auto is AdamW, and for qlora on a GPU its paged form."
     )
@@ -232,7 +234,7 @@ class TrainingConfig(Spec):
         default="auto",
         description="full: each device keeps its part of the weights (FSDP). auto: full if the model would not fit on one device.",
     )
-    seed: int = Field(default=42, ge=0, lt=2**32)
+    seed: int = Field(default=42, ge=0, lt=2**32, description="Of what is drawn at random, such as the order of the rows.")
 
     @property
     def shardable(self) -> bool:
@@ -302,9 +304,9 @@ class EvaluationConfig(Spec):
         max_length=len(METRICS),
         description="numeric_match is of references that end with a number, label_accuracy and macro_f1 of references that are labels.",
     )
-    max_samples: int = Field(default=200, ge=1, le=10**9)
-    max_new_tokens: int = Field(default=64, ge=1, le=65_536)
-    batch_size: int = Field(default=32, ge=1, le=4096)
+    max_samples: int = Field(default=200, ge=1, le=10**9, description="Most rows that are scored.")
+    max_new_tokens: int = Field(default=64, ge=1, le=65_536, description="Longest answer, in tokens.")
+    batch_size: int = Field(default=32, ge=1, le=4096, description="Rows that are answered at a time.")
     dataset_id: str | None = Field(
         default=None, pattern=r"^ds_[A-Za-z0-9]{1,64}$", description="Score on this dataset instead of the test split."
     )

@@ -8,11 +8,14 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from llm_platform.errors import InvalidInput
+from llm_platform.errors import InvalidConfig, InvalidInput
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 """Run ids and node names: they become partition keys, folder names and parts of URLs."""
 MODEL_ID = r"^model_[A-Za-z0-9][A-Za-z0-9_-]{0,63}(\.[A-Za-z0-9][A-Za-z0-9_-]{0,63})?$"
+
+REMOTE_CODE = "trust_remote_code"
+"""What other programs call it to run code that comes with a model; nowhere is it a field."""
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -29,6 +32,11 @@ class Resource(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
+def shown(*examples: dict[str, Any]) -> ConfigDict:
+    """The part of a model's config that puts examples into its JSON schema; a subclass has the same, or its own."""
+    return ConfigDict(json_schema_extra={"examples": list(examples)})
+
+
 def problems(model: type[BaseModel], data: Any, prefix: str = "") -> list[dict[str, Any]]:
     """Every reason why `data` is not a `model`, as {field, message}; an empty list if it is one."""
     try:
@@ -36,6 +44,12 @@ def problems(model: type[BaseModel], data: Any, prefix: str = "") -> list[dict[s
     except ValidationError as error:
         return [_problem(model, item, prefix) for item in error.errors(include_url=False, include_context=False)]
     return []
+
+
+def refused(message: str, errors: list[dict[str, Any]]) -> InvalidInput | InvalidConfig:
+    """The error for fields that are wrong; where one of them asks for a model's own code, that is what it says."""
+    asked = [error for error in errors if error["field"].rpartition(".")[2] == REMOTE_CODE]
+    return InvalidConfig(asked[0]["message"], errors=errors) if asked else InvalidInput(message, errors=errors)
 
 
 def spec_from_options(model: type[ModelT], options: Mapping[str, Any]) -> ModelT:
@@ -57,6 +71,8 @@ def _problem(model: type[BaseModel], item: Any, prefix: str) -> dict[str, Any]:
 
 
 def _unknown_field(model: type[BaseModel], path: list[str]) -> str:
+    if path[-1] == REMOTE_CODE:
+        return f"code from model repositories is never run; leave '{REMOTE_CODE}' out"
     known = _fields_at(model, path[:-1])
     close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
     hint = f"did you mean '{close[0]}'?" if close else f"known fields: {', '.join(known)}"

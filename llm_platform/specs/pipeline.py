@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from llm_platform.errors import InvalidConfig, InvalidInput
+from llm_platform.errors import InvalidConfig
+from llm_platform.specs import examples
 from llm_platform.specs.agents import (
     CONFIGS,
     STAGES,
@@ -21,7 +22,7 @@ from llm_platform.specs.agents import (
     PreprocessingConfig,
     TrainingConfig,
 )
-from llm_platform.specs.base import NAME, Spec, problems
+from llm_platform.specs.base import NAME, Spec, problems, refused, shown
 from llm_platform.specs.kubernetes import gpu_container
 
 MAX_NODES = 100
@@ -52,14 +53,14 @@ EDGE_RULES: dict[AgentClass, EdgeRule] = {
 
 
 class Node(Spec):
-    agent_name: Name
-    agent_class: str = Field(max_length=200)
-    config: dict[str, Any] = {}
+    agent_name: Name = Field(description="The node's name, which edges and logs use; once in a pipeline.")
+    agent_class: str = Field(max_length=200, description="What the node does, such as TrainingAgent.")
+    config: dict[str, Any] = Field(default={}, description="Configuration of its agent class; defaults for what is left out.")
 
 
 class Edge(Spec):
-    from_agent: str = Field(max_length=200)
-    to_agent: str = Field(max_length=200)
+    from_agent: str = Field(max_length=200, description="Name of the node whose result goes on.")
+    to_agent: str = Field(max_length=200, description="Name of the node that gets it.")
 
 
 class GlobalConfig(Spec):
@@ -72,16 +73,20 @@ class GlobalConfig(Spec):
 class PipelineConfig(Spec):
     """A graph of agents. Parse one with `parse_pipeline`, which also checks the graph."""
 
-    run_id: Name | None = None
-    nodes: list[Node]
-    edges: list[Edge] = []
-    global_config: GlobalConfig = GlobalConfig()
+    model_config = shown(examples.PIPELINE)
+
+    run_id: Name | None = Field(default=None, description="The run's id, of the client's choice; made up if not given.")
+    nodes: list[Node] = Field(description="What is to be done, 1 to 100 nodes.")
+    edges: list[Edge] = Field(default=[], description="Which node's result goes where, at most 1000 edges.")
+    global_config: GlobalConfig = Field(default=GlobalConfig(), description="What holds for the whole job.")
 
 
 class JobRequest(Spec):
     """The body of POST /jobs."""
 
-    pipeline_config: PipelineConfig
+    model_config = shown({"pipeline_config": examples.PIPELINE})
+
+    pipeline_config: PipelineConfig = Field(description="The pipeline to run.")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def parse_job_request(body: Any) -> Pipeline:
     """The checked pipeline of a POST /jobs body. Raises InvalidInput or InvalidConfig with every error found."""
     found = problems(JobRequest, _without_nodes_limit(body))
     if found:
-        raise InvalidInput("Input validation failed", errors=[{**item, "agent": None} for item in found])
+        raise refused("Input validation failed", [{**item, "agent": None} for item in found])
     return check_pipeline(JobRequest.model_validate(body).pipeline_config)
 
 
@@ -143,7 +148,7 @@ def check_pipeline(config: PipelineConfig) -> Pipeline:
     wrong = [item for node in config.nodes for item in _config_problems(node)]
     if wrong:
         classes = dict.fromkeys(node.agent_class for node in config.nodes if any(w["agent"] == node.agent_name for w in wrong))
-        raise InvalidInput(f"Input validation failed for {', '.join(classes)}", errors=wrong)
+        raise refused(f"Input validation failed for {', '.join(classes)}", wrong)
     graph = _edge_errors(config)
     if graph:
         raise _config_error(graph)

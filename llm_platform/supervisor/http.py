@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import threading
 from typing import Any, cast
 
@@ -16,18 +17,43 @@ HEAD_BYTES = 64 * 1024
 HEADERS = 200
 RECEIVE_BYTES = 2**20
 
+log = logging.getLogger(__name__)
+
+
+async def refuse(
+    transport: asyncio.Transport, state: dict[str, Any], client: tuple[str, int] | None, status: int, field: str, message: str
+) -> None:
+    """Answers what is no request that an application could be given, and closes the connection.
+
+    The application's lifespan state may have `refused`, which is told of it and gives the headers that every answer must have.
+    """
+    error = InvalidInput(message, errors=[{"field": field, "agent": None, "message": message}])
+    body = json.dumps(error.body()).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+    if told := state.get("refused"):
+        try:
+            headers += await told(client, status, len(body))
+        except Exception:
+            log.exception("A refused request could not be counted")
+    if not transport.is_closing():
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+        transport.write(STATUS_LINE[status] + head + b"\r\n" + body)
+        transport.close()
+
 
 class HttpProtocol(HttpToolsProtocol):
     """Refuses a head that is too large while it comes (431), so that no client can fill the memory with one."""
 
     _in_head = False
     _too_large = False
+    refused = False
+    """Whether an answer is on its way that ends the connection; what still comes is not read."""
     _received = 0
     """Bytes that came after the first ones of a head: the parser keeps a header to itself until it is whole."""
     _parsed = 0
 
     def data_received(self, data: bytes) -> None:
-        if self._too_large:
+        if self.refused:
             return
         came_before = self._in_head
         super().data_received(data)
@@ -68,11 +94,10 @@ class HttpProtocol(HttpToolsProtocol):
         status, message = 400, "This is not an HTTP request that can be understood"
         if self._too_large:
             status, message = 431, f"The request's headers are more than {HEADERS}, or longer than {HEAD_BYTES} bytes together"
-        error = InvalidInput(message, errors=[{"field": "headers", "agent": None, "message": message}])
-        body = json.dumps(error.body()).encode()
-        headers = f"content-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n".encode()
-        self.transport.write(STATUS_LINE[status] + headers + body)
-        self.transport.close()
+        self.refused = True
+        task = self.loop.create_task(refuse(self.transport, self.app_state, self.client, status, "headers", message))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
 
 class _Shared(threading.local):
@@ -104,8 +129,10 @@ class HttpReceiver(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._http.data_received(cast(bytes, self._buffer[:nbytes]))  # the parser copies what it keeps
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool:
+        """Whether the connection stays open: a client that has said everything still waits for the answer."""
         self._http.eof_received()
+        return self._http.refused
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._http.connection_lost(exc)

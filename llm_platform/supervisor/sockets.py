@@ -1,10 +1,13 @@
-"""Uvicorn's WebSockets, with an ending that the client hears of when its message is too long."""
+"""Uvicorn's WebSockets, with an ending that the client hears of when its message is too long, and the platform's error body."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
+
+from llm_platform.supervisor.http import refuse
 
 MAX_SIZE = 2**20
 """Bytes of a message that are read before it is refused; who takes messages has a smaller limit, and says what it is."""
@@ -26,10 +29,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused_at is None:
             super().data_received(data)
+            if self.conn.handshake_exc is not None:
+                self._refuse_handshake()
         elif self.loop.time() - self._refused_at > LONGEST_SECONDS:
             self.transport.close()
         else:
             self._wait()
+
+    def handle_connect(self, event: Request) -> None:
+        if self.conn.accept(event).status_code == 101:  # else the handshake has failed, which `data_received` answers
+            super().handle_connect(event)
 
     def handle_parser_exception(self) -> None:
         assert self.conn.close_sent is not None
@@ -39,6 +48,14 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         self._refused_at = self.loop.time()
         self.transport.resume_reading()
         self._wait()
+
+    def _refuse_handshake(self) -> None:
+        self._refused_at = self.loop.time()
+        self.handshake_complete = self.close_sent = True
+        message = "This is not the handshake of a WebSocket (RFC 6455, version 13), or its headers are too many or too long"
+        task = self.loop.create_task(refuse(self.transport, self.app_state, self.client, 400, "headers", message))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
 
     def _wait(self) -> None:
         """Closes the connection as soon as the client is quiet."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import httpx
 import pytest
 from typer.testing import CliRunner
 
-from llm_platform import keys
+from llm_platform import audit, keys
 from llm_platform.cli import app
-from llm_platform.database import now
+from llm_platform.database import Database, now
+from llm_platform.settings import Settings
 from llm_platform.specs.keys import KeyRequest, Scope
 from tests.api.api_harness import CSV, Api, Start, body
 
@@ -154,3 +158,47 @@ def test_the_command_line(guarded: Api, as_: As) -> None:
     assert run(app, ["audit", "--actor", "dave", "--action", "access.denied", "--since", "2020-01-01", *home]).stdout.count("\n") == 1
     assert run(app, ["audit", "--since", "2999-01-01", *home]).stdout == ""
     assert "the actions are dataset.upload" in str(run(app, ["audit", "--action", "x", *home]).exception)
+
+
+def test_what_the_command_line_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, run = tmp_path / "home", CliRunner().invoke
+    (tmp_path / "rows.csv").write_bytes(CSV)
+    monkeypatch.setattr("llm_platform.supervisor.restart.restart_api", lambda settings: (1, 2))
+    monkeypatch.setattr("llm_platform.models.reindex", lambda registry, database: 3)
+    pruned = {
+        "dry_run": False,
+        "cutoff": "2026-01-01T00:00:00Z",
+        "items": [{"kind": "log", "name": "job_a", "size_bytes": 5}],
+        "skipped": [],
+    }
+    ended = [
+        CompletedProcess([], 0, json.dumps({**pruned, "dry_run": True})),
+        CompletedProcess([], 0, json.dumps(pruned)),
+        CompletedProcess([], 1),
+    ]
+    monkeypatch.setattr("llm_platform.retention_view.subprocess.run", lambda *_, **__: ended.pop(0))
+    commands = [
+        ["cp", str(tmp_path / "rows.csv"), "s3://datasets/rows.csv"],
+        ["cp", str(tmp_path / "rows.csv"), "s3://elsewhere/rows.csv"],
+        ["prune", "--older-than", "30d"],
+        ["prune", "--older-than", "30d", "--yes"],
+        ["prune", "--older-than", "12h", "--yes"],
+        ["reindex"],
+        ["restart-api"],
+    ]
+    done = [run(app, [*command, "--home", str(home)]).exit_code for command in commands]
+    assert done == [0, 1, 0, 0, 1, 0, 0]
+    assert run(app, ["backup", str(tmp_path / "kept"), "--home", str(home)]).exit_code == 0
+    assert run(app, ["restore", str(tmp_path / "kept"), "--home", str(tmp_path / "again")]).exit_code == 0
+    database = Database.from_settings(Settings(home=tmp_path / "again"))
+    found, _ = audit.listed(database, 100)
+    database.close()
+    assert all((entry.actor, entry.client) == (None, None) for entry in found)
+    assert [(entry.action, entry.target) for entry in reversed(found)] == [
+        ("store.put", "s3://datasets/rows.csv"),
+        ("store.prune", "older than 30 days: 1 things, 5 bytes"),
+        ("store.prune", "older than 0.5 days; broke off"),
+        ("models.reindex", "3 models"),
+        ("api.restart", "process 1, now 2"),
+        ("platform.restore", "from kept"),
+    ]

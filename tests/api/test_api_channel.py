@@ -13,7 +13,8 @@ from websockets import Origin
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from llm_platform import jobs, keys, runlog, signals
+from api import streams
+from llm_platform import audit, jobs, keys, runlog, signals
 from llm_platform.specs.channel import MAX_COMMENT, MAX_MESSAGE, MESSAGES
 from llm_platform.specs.keys import KeyRequest, Scope
 from tests.api.api_harness import Api, Start, body, wait_until
@@ -152,6 +153,8 @@ def test_what_a_training_is_asked_for(module_api: Api, run_id: str) -> None:
         assert ask(socket, "checkpoint_now")["result"] == {}
         row = database.submission(run_id)
         assert row is not None and row["checkpoint_requested_at"] is not None and not row["keep_requested"]
+        (entry,), _ = audit.listed(database, 1)
+        assert (entry.action, entry.target, entry.client) == ("job.checkpoint", f"job_{run_id}", "127.0.0.1")
         assert ask(socket, "stop_and_keep")["result"] == {"job_id": f"job_{run_id}", "status": "cancelled", "keeps": ["training"]}
         assert signals.keep_asked(database, run_id)
         assert "Asked to stop and keep: training" in receive(socket, "log", lambda m: "Asked" in m["data"]["message"])["data"]["message"]
@@ -225,6 +228,14 @@ def rest(socket: ClientConnection) -> list[dict[str, Any]]:
             found.append(json.loads(socket.recv(timeout=10)))
         except ConnectionClosed:
             return found
+
+
+def test_a_silent_run_has_a_heartbeat(module_api: Api, run_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "HEARTBEAT_SECONDS", 0.2)
+    with channel(module_api, run_id) as socket:
+        assert receive(socket, "heartbeat") == receive(socket, "heartbeat") == {"type": "heartbeat"}
+        log(module_api, run_id, "after a silence")
+        assert receive(socket, "log")["data"]["message"] == "after a silence"
 
 
 # who watches

@@ -17,7 +17,13 @@ START = b"GET /api/v1/jobs HTTP/1.1\r\nHost: 127.0.0.1\r\n"
 
 
 def raw(api: Api, data: bytes) -> tuple[int, dict[str, object]]:
-    """The status and body of the answer to these bytes, which may come before all of them are sent."""
+    """The status and body of the answer to these bytes."""
+    status, _, body = answered(api, data)
+    return status, body
+
+
+def answered(api: Api, data: bytes) -> tuple[int, dict[str, str], dict[str, object]]:
+    """The status, headers and body of the answer to these bytes, which may come before all of them are sent."""
     with socket.create_connection(("127.0.0.1", api.port), timeout=20) as connection:
         with suppress(OSError):  # it may answer and close its side before everything is sent; the answer is what is looked at
             connection.sendall(data)
@@ -36,7 +42,8 @@ def raw(api: Api, data: bytes) -> tuple[int, dict[str, object]]:
                 if len(rest) >= int(head.split(b"content-length: ")[1].split(b"\r\n")[0]):
                     break
     head, _, rest = received.partition(b"\r\n\r\n")
-    return int(head.split()[1]), json.loads(rest)
+    status, *headers = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in headers), json.loads(rest)
 
 
 @pytest.mark.parametrize(
@@ -61,6 +68,38 @@ def test_a_head_that_is_too_large(shared: Api, data: bytes) -> None:
 def test_what_is_not_http(shared: Api, data: bytes) -> None:
     status, answer = raw(shared, data)
     assert (status, answer["error"]) == (400, "VALIDATION_ERROR") and set(answer) == {"error", "message", "metadata"}
+
+
+HANDSHAKE = b"Host: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /api/v1/ws/runs/x HTTP/1.1\r\n" + HANDSHAKE + b"\r\n",
+        b"GET /api/v1/ws/runs/x HTTP/1.1\r\n" + HANDSHAKE + b"Sec-WebSocket-Version: 12\r\nSec-WebSocket-Key: abc\r\n\r\n",
+        b"POST /api/v1/ws/runs/x HTTP/1.1\r\n" + HANDSHAKE + b"Sec-WebSocket-Version: 13\r\n\r\n",
+        b"GET /api/v1/ws/runs/x HTTP/1.1\r\n" + HANDSHAKE + b"X-A: " + b"a" * 20_000 + b"\r\n\r\n",
+    ],
+    ids=["no key", "version 12", "a POST", "a header that is too long"],
+)
+def test_what_is_no_handshake_of_a_websocket(shared: Api, data: bytes) -> None:
+    status, headers, answer = answered(shared, data)
+    assert (status, answer["error"]) == (400, "VALIDATION_ERROR") and set(answer) == {"error", "message", "metadata"}
+    assert headers["x-ratelimit-limit"].isdigit() and len(headers["x-request-id"]) == 16
+
+
+def test_what_is_no_request_is_counted_and_has_its_line(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    with start(rate_limit_default=3) as api:
+        found = [answered(api, data) for data in (b"HELLO\r\n\r\n", START + b"X-A: " + b"a" * HEAD_BYTES + b"\r\n\r\n", b"HELLO\r\n\r\n")]
+        assert [(status, headers["x-ratelimit-remaining"]) for status, headers, _ in found] == [(400, "2"), (431, "1"), (400, "0")]
+        assert all(headers["x-ratelimit-limit"] == "3" and headers["x-ratelimit-reset"].isdigit() for _, headers, _ in found)
+        assert api.client.get("/jobs").status_code == 429, "they count as requests of their address"
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    for status, headers, body in found:
+        (line,) = (line for line in lines if line["request_id"] == headers["x-request-id"])
+        assert (line["logger"], line["status"], line["route"], line["client"]) == ("api.access", status, None, "127.0.0.1")
+        assert line["bytes"] == int(headers["content-length"]) == len(json.dumps(body))
 
 
 def test_a_large_head_within_the_limit(shared: Api) -> None:

@@ -34,6 +34,11 @@ def test_the_examples_of_the_specification_are_answers(kind: type[BaseModel]) ->
     assert holds(answer, example), answer
 
 
+@pytest.mark.parametrize("kind", SPECIFICATION, ids=lambda kind: kind.__name__)
+def test_the_document_shows_the_examples_of_the_specification(kind: type[BaseModel]) -> None:
+    assert holds(kind.model_json_schema()["examples"][0], SPECIFICATION[kind])
+
+
 def holds(answer: Any, example: Any) -> bool:
     """Whether everything of the example is in the answer, which may have more fields."""
     if isinstance(example, dict):

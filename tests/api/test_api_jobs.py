@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -246,6 +246,39 @@ def test_list(api: Api) -> None:
     assert (page["total"], page["limit"], page["offset"], page["has_more"]) == (5, 2, 1, True)
     done = api.client.get("/jobs", params={"status": "completed"}).json()
     assert [job["run_id"] for job in done["items"]] == ["run2"] and not done["has_more"] and done["limit"] == 20
+
+
+def test_a_list_of_the_jobs_of_some_time(api: Api) -> None:
+    api.put()
+    times = [api.submit(f"run{number}").json()["created_at"] for number in range(4)]
+    api.orchestrator.move("run2", "completed")
+
+    def runs(**params: Any) -> list[str]:
+        answer = api.client.get("/jobs", params=params)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["total"] == len(answer.json()["items"])
+        return [job["run_id"] for job in answer.json()["items"]]
+
+    for _ in range(2):  # asked again, it is answered from memory
+        assert runs(created_after=times[2]) == ["run3", "run2"]
+        assert runs(created_before=times[2]) == ["run1", "run0"]
+        assert runs(created_after=times[1], created_before=times[3]) == ["run2", "run1"]
+        assert runs(created_after=times[1], created_before=times[3], status="completed") == ["run2"]
+        assert runs(created_after=times[3], created_before=times[3]) == []
+    local = datetime.fromisoformat(times[2]).astimezone(timezone(timedelta(hours=-7))).isoformat()
+    assert runs(created_after=local) == ["run3", "run2"]
+    page = api.client.get("/jobs", params={"created_before": times[3], "limit": 2, "offset": 1}).json()
+    assert [job["run_id"] for job in page["items"]] == ["run1", "run0"] and (page["total"], page["has_more"]) == (3, False)
+    api.submit("run4")
+    assert runs(created_after=times[2]) == ["run4", "run3", "run2"]
+
+
+@pytest.mark.parametrize("field", ["created_after", "created_before"])
+@pytest.mark.parametrize("value", ["", "yesterday", "1733000000", "2026-01-01T00:00:00", "9999-12-31T23:59:59-14:00"])
+def test_times_that_are_none(api: Api, field: str, value: str) -> None:
+    answer = api.client.get("/jobs", params={field: value})
+    assert (answer.status_code, answer.json()["error"]) == (400, "VALIDATION_ERROR")
+    assert answer.json()["metadata"]["errors"][0]["field"] == field
 
 
 def test_posting_is_quick(api: Api) -> None:

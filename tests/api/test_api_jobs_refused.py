@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm_platform.evaluation import benchmarks
-from tests.api.api_harness import Api, body
+from tests.api.api_harness import Api, Start, body
 
 
 def refused(api: Api, answer: Any, status: int, code: str, *words: str) -> dict[str, Any]:
@@ -72,6 +73,46 @@ def test_a_base_model_that_is_not_allowed(shared: Api, name: str) -> None:
     assert found["metadata"]["errors"][0] == {"field": "base_model", "agent": "preprocessing", "message": found["message"]}
 
 
+def test_a_base_model_whose_weights_are_pickles(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    with start(model_roots=[tmp_path]) as api:
+        api.put()
+        before = api.counts()
+        found = refused(
+            api, api.submit("bad", preprocessing={"base_model": str(folder)}), 400, "CONFIG_ERROR", "convert them to safetensors"
+        )
+        assert found["metadata"]["errors"][0]["field"] == "base_model" and api.counts() == before
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ().__class__ }}{{ instruction }}",
+        "{% for i in range(9999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{{ instruction }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}{{ instruction }}",
+        "{% for message in messages %}",
+    ],
+    ids=["attributes", "a loop without end", "recursion without end", "no template"],
+)
+@pytest.mark.timeout(60)
+def test_a_custom_template_that_is_refused(shared: Api, source: str) -> None:
+    before = shared.counts()
+    answer = shared.submit("bad", preprocessing={"template": "custom", "template_source": source})
+    found = refused(shared, answer, 400, "CONFIG_ERROR", "template_source")
+    assert found["metadata"]["errors"][0]["agent"] == "preprocessing" and shared.counts() == before
+
+
+def test_ten_thousand_nodes(api: Api) -> None:
+    nodes = [{"agent_name": f"n{number}", "agent_class": "DatasetAgent"} for number in range(10_000)]
+    answer = api.client.post("/jobs", json=graph(nodes=nodes))
+    found = refused(api, answer, 400, "CONFIG_ERROR", "at most 100 nodes; this one has 10000")
+    assert found["metadata"]["errors"][0]["field"] == "nodes"
+
+
 def test_a_mapping_to_a_column_that_is_not_there(shared: Api) -> None:
     made = shared.upload().json()
     pipeline = body("bad", preprocessing={"template_mapping": {"instruction": "frage", "output": "answer"}})
@@ -119,7 +160,9 @@ NODE = {"agent_name": "dataset", "agent_class": "DatasetAgent", "config": {"file
         (body("bad", dataset={"format": "xlsx"}), "VALIDATION_ERROR", ("DatasetAgent", "format")),
         (body("bad", preprocessing={"temlpate": "alpaca"}), "VALIDATION_ERROR", ("did you mean 'template'",)),
         (body("bad", preprocessing={"template": "{{ ().__class__ }}"}), "VALIDATION_ERROR", ("template",)),
-        (body("bad", preprocessing={"trust_remote_code": True}), "VALIDATION_ERROR", ("trust_remote_code",)),
+        (body("bad", preprocessing={"trust_remote_code": True}), "CONFIG_ERROR", ("code from model repositories is never run",)),
+        (body("bad", preprocessing={"lora": 1, "split": {"trust_remote_code": False}}), "CONFIG_ERROR", ("never run", "lora")),
+        (body("bad", config={"trust_remote_code": True}), "CONFIG_ERROR", ("code from model repositories is never run",)),
         (body("bad", config={"global_config": {"max_retries": True}}), "VALIDATION_ERROR", ("max_retries",)),
         ({**body("bad"), "status": "completed"}, "VALIDATION_ERROR", ("status",)),
         (body("bad", config={"owner": "me"}), "VALIDATION_ERROR", ("owner",)),
@@ -151,6 +194,35 @@ def test_training_numbers(shared: Api, field: str, value: str) -> None:
     assert found["metadata"]["errors"][0]["field"] == field and found["metadata"]["errors"][0]["agent"] == "train"
     if field == "lora_rank":
         assert "lora_r'" in answer.text
+
+
+def test_a_preflight_runs_no_code_of_a_model_either(shared: Api) -> None:
+    request = {"dataset_id": "ds_1", "config": {"base_model": "llm-platform/tiny-llama", "trust_remote_code": True}}
+    found = refused(shared, shared.client.post("/preflight", json=request), 400, "CONFIG_ERROR", "never run")
+    assert found["metadata"]["errors"][0]["field"] == "config.trust_remote_code"
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("path", ["/jobs", "/preflight"])
+def test_numbers_that_are_none(shared: Api, path: str, value: str) -> None:
+    request = body("bad")
+    training = {"agent_name": "train", "agent_class": "TrainingAgent", "config": {"learning_rate": "VALUE"}}
+    request["pipeline_config"]["nodes"].append(training)
+    before = shared.counts()
+    text = json.dumps(request).replace('"VALUE"', value)
+    answer = shared.client.post(path, content=text, headers={"content-type": "application/json"})
+    found = refused(shared, answer, 400, "VALIDATION_ERROR", f"{value} is not JSON", "finite")
+    assert found["metadata"]["errors"][0]["field"] == "pipeline_config.nodes.3.config.learning_rate"
+    assert shared.counts() == before
+
+
+def test_a_number_that_is_none_where_there_is_much_else(shared: Api) -> None:
+    text = b'{"a": [[NaN]], "b":' + b"[" * 900 + b"]" * 900 + b', "c": [' + b"NaN," * 10_000 + b'1], "\\ud800": 1}'
+    answer = shared.client.post("/jobs", content=text, headers={"content-type": "application/json"})
+    found = refused(shared, answer, 400, "VALIDATION_ERROR", "NaN")
+    assert found["metadata"]["errors"][0]["field"] == "a.0.0"
+    answer = shared.client.post("/jobs", content=b"NaN", headers={"content-type": "application/json"})
+    assert refused(shared, answer, 400, "VALIDATION_ERROR")["metadata"]["errors"][0]["field"] == "body"
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from llm_platform import Client, keys, runlog
 from llm_platform.database import now
 from llm_platform.errors import Forbidden, NotFound, Unauthorized
+from llm_platform.registry import RegisteredModel
 from llm_platform.specs.keys import KeyRequest, Scope
 from llm_platform.tables import keys as keys_table
 from tests.api.api_harness import Api, Start, body, wait_until
@@ -163,6 +164,9 @@ def test_what_is_anothers_is_not_there(guarded: Api, as_: As) -> None:
         ].replace("ds_none", dataset_id).replace("none", run_id)
     refused(bob.get(f"/logs/stream/{run_id}"), 404, "NOT_FOUND")
     refused(bob.delete(f"/jobs/job_{run_id}"), 404, "NOT_FOUND")
+    for method, path in (("POST", f"/jobs/job_{run_id}/retry"), ("DELETE", f"/jobs/job_{run_id}/artifacts")):
+        refused(bob.request(method, path), 404, "NOT_FOUND")
+        refused(ada.request(method, path), 409, "CONFLICT")  # which is of a job that goes on
     assert ada.get(f"/jobs/job_{run_id}").json()["status"] != "cancelled"
 
     def ids(client: httpx.Client, path: str, name: str) -> list[str]:
@@ -175,14 +179,19 @@ def test_what_is_anothers_is_not_there(guarded: Api, as_: As) -> None:
         assert (dataset_id in ids(client, "/datasets", "dataset_id")) is sees
 
 
-def test_a_model_belongs_to_whom_its_job_belongs(guarded: Api, as_: As) -> None:
+def test_a_model_belongs_to_whom_its_job_belongs(guarded: Api, as_: As, monkeypatch: pytest.MonkeyPatch) -> None:
     ada, bob, admin = as_("ada"), as_("bob"), as_("root", "admin")
     assert ada.post("/jobs", json=body("trained")).status_code == 200
-    row = {"model_id": "model_trained", "run_id": "trained", "model_name": "m", "base_model": "b", "metrics": {}, "exports": []}
+    row = {"model_id": "model_trained", "run_id": "trained", "model_name": "m", "base_model": "b", "metrics": {}, "exports": {}}
     guarded.services.database.put_model(**row, created_at=now())
     assert [client.get("/models").json()["total"] for client in (ada, bob, admin)] == [1, 0, 1]
-    for path in ("", "/card", "/download"):
-        refused(bob.get(f"/models/model_trained{path}"), 404, "NOT_FOUND")
+    in_registry = RegisteredModel.model_construct(**row, gates={}, datasets=[], training_config={}, created_at=now())
+    monkeypatch.setattr(guarded.services.registry, "get", lambda model_id: in_registry.model_copy(update={"model_id": model_id}))
+    for path in ("trained", "trained/card", "trained/download", "trained/files", "compare?ids=model_trained,model_other"):
+        path = path if path.startswith("compare") else f"model_{path}"
+        found = refused(bob.get(f"/models/{path}"), 404, "NOT_FOUND")
+        assert found["message"] == "There is no model 'model_trained'", path
+        assert "There is no model" not in ada.get(f"/models/{path}").text, "it is there"
 
 
 def test_a_run_id_of_anothers_job_is_taken(guarded: Api, as_: As) -> None:

@@ -10,9 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from llm_platform import runlog
-from tests.api.api_harness import Api, Start, wait_until
+from llm_platform import keys, runlog
+from llm_platform.specs.keys import KeyRequest
+from tests.api.api_harness import Api, Start, body, wait_until
 
 
 def log(api: Api, run_id: str, *messages: str) -> None:
@@ -150,6 +153,37 @@ def test_more_streams_than_allowed(start: Start) -> None:
             assert (refused.status_code, refused.json()["error"]) == (429, "RATE_LIMITED")
         wait_until(lambda: not api.services.streams._clients)
         assert len(stream(api, run_id, most=1)) == 1
+
+
+def test_addresses_of_one_network_share_their_streams(start: Start) -> None:
+    with start(max_streams_per_client=1, trusted_proxies=["127.0.0.1"]) as api:
+        path = f"/logs/stream/{job(api)}"
+        with api.client.stream("GET", path, headers={"X-Forwarded-For": "2001:db8::1"}) as first:
+            lines = first.iter_lines()  # an iterator that is let go closes its stream
+            assert next(lines)
+            assert api.client.get(path, headers={"X-Forwarded-For": "2001:db8::ffff:2"}).status_code == 429
+            with api.client.stream("GET", path, headers={"X-Forwarded-For": "2001:db8:0:1::1"}) as other:
+                assert other.status_code == 200
+
+
+def test_each_user_has_streams_of_their_own(start: Start) -> None:
+    with start(authentication=True, max_streams_per_client=1) as api:
+        owners = ("ada", "ada", "bob")
+        ada, again, bob = ({"Authorization": f"Bearer {keys.create(KeyRequest(owner=o), api.services.database).key}"} for o in owners)
+        api.put()
+        paths = []
+        for headers, run_id in ((ada, "of-ada"), (bob, "of-bob")):
+            assert api.client.post("/jobs", json=body(run_id), headers=headers).status_code == 200
+            paths.append(f"/logs/stream/{run_id}")
+        with api.client.stream("GET", paths[0], headers=ada) as first:
+            lines = first.iter_lines()  # an iterator that is let go closes its stream
+            assert next(lines)
+            assert api.client.get(paths[0], headers=again).status_code == 429
+            with pytest.raises(InvalidStatus) as refused:
+                connect(f"ws://127.0.0.1:{api.port}/api/v1/ws/runs/of-ada", additional_headers=again, proxy=None)
+            assert refused.value.response.status_code == 429, "a channel is a stream"
+            with api.client.stream("GET", paths[1], headers=bob) as other:
+                assert other.status_code == 200, "from the same address"
 
 
 @pytest.mark.timeout(60)

@@ -107,8 +107,13 @@ def test_download(trained: Api) -> None:
         found = {entry.name: (tar.extractfile(entry) or io.BytesIO()).read() for entry in tar}
     assert found == {f"model_abc123-adapter/{name}": data for name, data in FILES.items()}
     assert trained.client.get("/models/model_abc123/download").content == answer.content
-    unchanged = trained.client.get("/models/model_abc123/download", headers={"If-None-Match": answer.headers["etag"]})
-    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    etag = answer.headers["etag"]
+    for tags in (etag, f"W/{etag}", f'"old", W/"older" ,{etag}', "*"):
+        unchanged = trained.client.get("/models/model_abc123/download", headers={"If-None-Match": tags})
+        assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag), tags
+    for tags in ('"old"', 'W/"old"', etag.strip('"'), ""):
+        assert trained.client.get("/models/model_abc123/download", headers={"If-None-Match": tags}).status_code == 200, tags
+    assert trained.client.get("/models/model_abc123/download", headers={"Range": "bytes=0-9", "If-Range": f"W/{etag}"}).status_code == 200
 
 
 @pytest.mark.parametrize(

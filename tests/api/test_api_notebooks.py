@@ -158,6 +158,18 @@ def test_the_notebook_as_it_ran(ran: Api, ada: httpx.Client) -> None:
     assert str(ran.services.settings.root) not in answer.text
 
 
+@pytest.mark.parametrize("format", ["ipynb", "html"])
+def test_a_notebook_that_the_client_has(ada: httpx.Client, format: str) -> None:
+    path = f"/jobs/greets/notebooks/report?format={format}"
+    first = ada.get(path)
+    etag = first.headers["etag"]
+    assert etag.startswith('W/"') and first.headers["content-encoding"] == "gzip", "weak, for compressed it is of other bytes"
+    for tags in (etag, etag.removeprefix("W/"), f'"old", {etag}', "*"):
+        again = ada.get(path, headers={"If-None-Match": tags})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", etag), tags
+    assert ada.get(path, headers={"If-None-Match": '"old"'}).content == first.content
+
+
 def test_the_page_can_do_nothing(ada: httpx.Client) -> None:
     answer = ada.get("/jobs/greets/notebooks/report", params={"format": "html"})
     assert answer.headers["content-type"] == "text/html; charset=utf-8"

@@ -146,6 +146,19 @@ def test_a_page_of_any_other_origin(guarded: Api, shared: Api) -> None:
     assert "access-control-allow-origin" not in shared.client.get("/jobs", headers={"Origin": ORIGIN}).headers
 
 
+def test_preflights_say_where_their_address_stands_and_a_refusal_can_be_read(start: Start) -> None:
+    with start(cors_origins=[ORIGIN], rate_limit_default=2) as api:
+        remaining = [preflight(api, origin).headers["x-ratelimit-remaining"] for origin in (ORIGIN, ORIGIN, "https://evil.example.test")]
+        assert remaining == ["2", "2", "2"], "they count for nobody"
+        answers = [api.client.get("/jobs", headers={"Origin": ORIGIN}) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [200, 200, 429]
+        assert answers[2].headers["access-control-allow-origin"] == ORIGIN
+        assert "retry-after" in answers[2].headers["access-control-expose-headers"].lower()
+        asked = preflight(api, ORIGIN)
+        assert (asked.status_code, asked.headers["x-ratelimit-limit"], asked.headers["x-ratelimit-remaining"]) == (200, "2", "0")
+        assert int(asked.headers["x-ratelimit-reset"]) == int(answers[2].headers["x-ratelimit-reset"])
+
+
 @pytest.mark.parametrize("origin", ["https://app.example.test/", "app.example.test", "https://*.example.test", "file:///x"])
 def test_an_origin_that_no_browser_sends(origin: str) -> None:
     with pytest.raises(ValidationError, match="cors_origins"):

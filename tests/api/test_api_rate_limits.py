@@ -8,6 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from api.limits import network
 from llm_platform import Client
@@ -58,6 +61,21 @@ def test_every_answer_has_the_headers(start: Start) -> None:
         assert failed.status_code == 500
         for answer in [*answers, failed]:
             assert all(answer.headers[name].isdigit() for name in HEADERS), answer.url
+
+
+def test_the_answer_while_the_database_is_away_has_the_headers(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("it is away"))
+
+    with start(authentication=True) as api:
+        monkeypatch.setattr("llm_platform.keys.caller", away)
+        authorized = {"Authorization": "Bearer llmp_a_b"}
+        answer = api.client.get("/jobs", headers=authorized)
+        assert (answer.status_code, answer.json()["error"]) == (503, "SERVICE_UNAVAILABLE")
+        assert all(answer.headers[name].isdigit() for name in HEADERS)
+        with pytest.raises(InvalidStatus) as refused, connect(f"ws://127.0.0.1:{api.port}/api/v1/ws/runs/x", additional_headers=authorized):
+            pass
+        assert refused.value.response.status_code == 503 and all(name in refused.value.response.headers for name in HEADERS)
 
 
 def test_at_once_no_more_than_the_limit(start: Start) -> None:

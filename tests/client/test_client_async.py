@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from llm_platform import AsyncClient, Client, keys, runlog
-from llm_platform.errors import Conflict, InvalidConfig, InvalidInput, NotFound, RateLimited, ServiceUnavailable, StorageError
+from llm_platform.errors import (
+    Conflict,
+    InvalidConfig,
+    InvalidInput,
+    NotFound,
+    PlatformError,
+    RateLimited,
+    ServiceUnavailable,
+    StorageError,
+)
 from llm_platform.specs.keys import KeyRequest
 from tests.api.api_harness import CSV, Api, Start
 from tests.client.conftest import Seen, archive
@@ -178,10 +187,15 @@ def test_keys_and_the_audit_log(tmp_path: Path) -> None:
 
 def test_what_fails_is_tried_again_as_often_as_it_may(base_url: str, seen: Seen, csv: Path) -> None:
     async def work() -> None:
-        seen.busy = [(503, {}), (429, {"Retry-After": "0"})]
+        seen.busy = [(503, {}), (429, {"Retry-After": "0"}), (500, {})]
         async with AsyncClient(base_url) as client:
             assert (await client.datasets.get("ds_xyz789")).rows == 10000
-            seen.busy = [(503, {})]
+            seen.calls.clear()
+            seen.busy = [(500, {"X-Request-Id": "r1"})]
+            with pytest.raises(PlatformError, match="answered with 500") as caught:
+                await client.jobs.retry("job_abc123")
+            assert len(seen.calls) == 1 and caught.value.request_id == "r1"
+            seen.busy = [(500, {})]
             assert (await client.datasets.upload(csv)).size_bytes == len(CSV)
             assert len(set(seen.idempotency_keys)) == 1 and len(seen.idempotency_keys) == 2
             seen.lines, seen.break_after = [f"line {number}" for number in range(20)], [0, 3, 11]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import re
 import subprocess
 import sys
 import tarfile
@@ -21,30 +23,6 @@ CONFIG = {"nodes": [{"agent_name": "dataset", "agent_class": "DatasetAgent", "co
 def test_the_sdk_needs_no_more_than_httpx_and_pydantic() -> None:
     code = "import sys; from llm_platform import Client; print(sorted({'torch', 'sqlalchemy', 'pydantic_settings'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
-
-
-def test_the_specifications_example_works_as_written(
-    base_url: str, seen: Seen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("training_data.csv").write_text("text,label\na,b\n")
-    with Client(base_url=base_url) as client:
-        dataset = client.datasets.upload("training_data.csv")
-        print(f"Dataset ID: {dataset.dataset_id}")
-        job = client.jobs.create({"pipeline_config": CONFIG})
-        for log in client.logs.stream(job.run_id):
-            print(f"[{log.level}] {log.message}")
-            seen.finish(job.job_id, model_id="model_abc123")
-        model = client.models.get(job.model_id)
-        model.download(format="adapter", path="./adapter")
-    assert capsys.readouterr().out.splitlines() == [
-        "Dataset ID: ds_xyz789",
-        "[INFO] Starting dataset ingestion",
-        "[INFO] Dataset loaded: 10000 rows",
-        "[METRIC] step",
-        "[INFO] Done",
-    ]
-    assert sorted(p.name for p in Path("adapter").rglob("*") if p.is_file()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
 def test_upload_sends_the_file_and_tells_its_progress(client: Client, seen: Seen, tmp_path: Path) -> None:
@@ -203,3 +181,17 @@ def test_a_format_that_was_not_exported_is_not_found_and_leaves_nothing(client: 
     with pytest.raises(NotFound, match="gguf"):
         client.models.download("model_abc123", format="gguf", path=tmp_path / "model.gguf")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documentation_names_every_call_with_its_arguments(client: Client) -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "api.md").read_text(encoding="utf-8").partition("## The Python SDK")[2]
+    rows = dict(re.findall(r"^\| `client\.(\w+)[^`]*` \| (.*) \|$", text, re.MULTILINE))
+    resources = {name for name in vars(client) if not name.startswith("_")}
+    assert rows.keys() == resources | {"preflight", "usage", "health"}
+    for name in resources:
+        shown = {call: set(re.findall(r"\w+", given)) for call, given in re.findall(r"`(\w+)\((.*?)\)`", rows[name])}
+        methods = {call: method for call, method in inspect.getmembers(getattr(client, name), callable) if not call.startswith("_")}
+        assert shown.keys() == methods.keys(), name
+        for call, method in methods.items():
+            optional = {key for key, value in inspect.signature(method).parameters.items() if value.default is not inspect.Parameter.empty}
+            assert optional <= shown[call], f"client.{name}.{call}"

@@ -22,8 +22,8 @@ def test_an_error_body_becomes_its_class_with_message_and_metadata(client: Clien
     assert caught.value.metadata == {"what": "ds_nothing"}
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_a_busy_platform_is_asked_again(client: Client, seen: Seen, status: int) -> None:
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504, 507])
+def test_a_busy_or_failing_platform_is_asked_again(client: Client, seen: Seen, status: int) -> None:
     seen.busy = [(status, {}), (status, {})]
     assert client.datasets.get("ds_xyz789").rows == 10000
     assert len(seen.calls) == 3
@@ -36,16 +36,36 @@ def test_retries_end(base_url: str, seen: Seen) -> None:
     assert len(seen.calls) == 2
 
 
-def test_a_submission_is_repeated_as_the_same_job(client: Client, seen: Seen) -> None:
-    seen.busy = [(503, {})]
+@pytest.mark.parametrize("status", [500, 503])
+def test_a_submission_is_repeated_as_the_same_job(client: Client, seen: Seen, status: int) -> None:
+    seen.busy = [(status, {})]
     job = client.jobs.create(CONFIG)
     assert list(seen.jobs) == [job.job_id]
+    assert len(seen.calls) == 2
 
 
-def test_an_upload_is_repeated_whole_and_as_the_same_dataset(client: Client, seen: Seen, tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [500, 503])
+def test_what_would_be_done_twice_is_not_repeated(client: Client, seen: Seen, status: int) -> None:
+    for call in (lambda: client.jobs.retry("job_abc123"), lambda: client.keys.create("alice")):
+        seen.calls.clear()
+        seen.busy = [(status, {"X-Request-Id": "r1"})]
+        with pytest.raises(PlatformError, match=f"answered with {status}") as caught:
+            call()
+        assert len(seen.calls) == 1 and caught.value.request_id == "r1"
+
+
+def test_what_the_platform_refuses_is_not_repeated(client: Client, seen: Seen) -> None:
+    seen.busy = [(409, {})] * 2
+    with pytest.raises(PlatformError, match="answered with 409"):
+        client.jobs.get("job_abc123")
+    assert len(seen.calls) == 1
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_upload_is_repeated_whole_and_as_the_same_dataset(client: Client, seen: Seen, tmp_path: Path, status: int) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("a\n1\n")
-    seen.busy = [(503, {})]
+    seen.busy = [(status, {})]
     assert client.datasets.upload(path).size_bytes == path.stat().st_size
     assert len(seen.calls) == 2
     assert len(set(seen.idempotency_keys)) == 1 and None not in seen.idempotency_keys
@@ -59,10 +79,11 @@ def test_an_upload_that_was_one_request_too_many_is_sent_again(client: Client, s
     assert len(seen.calls) == 2
 
 
-def test_an_answer_without_an_error_body_is_still_an_error(client: Client, seen: Seen) -> None:
-    seen.busy = [(500, {})]
-    with pytest.raises(PlatformError, match="answered with 500"):
+def test_an_answer_without_an_error_body_is_still_an_error(base_url: str, seen: Seen) -> None:
+    seen.busy = [(500, {})] * 2
+    with Client(base_url, max_retries=1) as client, pytest.raises(PlatformError, match="answered with 500") as caught:
         client.datasets.get("ds_xyz789")
+    assert type(caught.value) is PlatformError and len(seen.calls) == 2
 
 
 def test_nobody_there_is_said_clearly() -> None:

@@ -91,9 +91,17 @@ class AsyncJobs:
     async def get(self, job_id: str) -> AsyncJob:
         return AsyncJob(self._transport, await self._transport.run(calls.job(job_id)))
 
-    def list(self, *, limit: int = 20, offset: int = 0, status: JobStatus | None = None) -> AsyncListing[AsyncJob]:
+    def list(
+        self,
+        *,
+        limit: int = 20,
+        offset: int = 0,
+        status: JobStatus | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> AsyncListing[AsyncJob]:
         """See `Jobs.list`."""
-        pages = calls.jobs(limit, status)
+        pages = calls.jobs(limit, status, created_after, created_before)
 
         async def page(at: int) -> Page[AsyncJob]:
             found = await self._transport.run(pages(at))

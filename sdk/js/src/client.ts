@@ -2,6 +2,7 @@ import { snakeize } from "./casing.js";
 import { Runs } from "./channel.js";
 import { Datasets } from "./datasets.js";
 import { Jobs } from "./jobs.js";
+import { Audit, Keys } from "./keys.js";
 import { Logs } from "./logs.js";
 import { Models } from "./models.js";
 import { Notebooks } from "./notebooks.js";
@@ -25,8 +26,10 @@ const environment = (globalThis as { process?: { env?: Record<string, string | u
 
 /** A platform at `baseUrl`, with the resources of its API as properties. */
 export class LLMPlatformClient {
+  readonly audit: Audit;
   readonly datasets: Datasets;
   readonly jobs: Jobs;
+  readonly keys: Keys;
   readonly logs: Logs;
   readonly models: Models;
   readonly notebooks: Notebooks;
@@ -35,8 +38,10 @@ export class LLMPlatformClient {
 
   constructor({ baseUrl = "http://localhost:8000/api/v1", apiKey, timeout = 60_000, maxRetries = 5 }: ClientOptions = {}) {
     this.#transport = new Transport({ baseUrl, apiKey: apiKey || environment["LLM_PLATFORM_API_KEY"] || undefined, timeout, maxRetries });
+    this.audit = new Audit(this.#transport);
     this.datasets = new Datasets(this.#transport);
     this.jobs = new Jobs(this.#transport);
+    this.keys = new Keys(this.#transport);
     this.logs = new Logs(this.#transport);
     this.models = new Models(this.#transport);
     this.notebooks = new Notebooks(this.#transport);

@@ -134,13 +134,14 @@ const CLASSES = [
 
 /** The error that an error body stands for. The status tells the classes of one code apart. */
 export function fromBody(
-  body: { error: string; message: string; metadata?: Record<string, unknown> },
+  body: { error: string; message: string; metadata?: unknown },
   status?: number,
   requestId?: string | null,
 ): PlatformError {
   const ofCode = CLASSES.filter((cls) => cls.code === body.error);
   const kind = ofCode.find((cls) => cls.status === status) ?? ofCode[0] ?? PlatformError;
-  return new kind(body.message, { metadata: body.metadata ?? {}, requestId: requestId ?? null });
+  const metadata = typeof body.metadata === "object" && !Array.isArray(body.metadata) ? body.metadata : null;
+  return new kind(body.message, { metadata: { ...metadata }, requestId: requestId ?? null });
 }
 
 /** The error for an answer that a proxy wrote, which has no error body. */

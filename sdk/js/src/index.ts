@@ -11,7 +11,8 @@ export { RunChannel, type ChannelMessage, type ChannelOptions, type PresenceMess
 export { LLMPlatformClient, type ClientOptions } from "./client.js";
 export type { Datasets, UploadOptions } from "./datasets.js";
 export * from "./errors.js";
-export { type CancelOptions, Job, type Jobs, type WaitOptions } from "./jobs.js";
+export { type CancelOptions, Job, type JobListOptions, type Jobs, type WaitOptions } from "./jobs.js";
+export type { Audit, AuditOptions, KeyOptions, Keys } from "./keys.js";
 export { LogEvent, LogStream, type LineFilter, type Logs, type StreamOptions } from "./logs.js";
 export { Model, type Download, type DownloadOptions, type ExportFormat, type ModelListOptions, type Models } from "./models.js";
 export type { NotebookOptions, Notebooks } from "./notebooks.js";

@@ -22,6 +22,12 @@ export interface WaitOptions extends CallOptions {
   onProgress?: (job: Job) => void;
 }
 
+export interface JobListOptions extends ListOptions {
+  status?: JobStatus;
+  createdAfter?: Date;
+  createdBefore?: Date;
+}
+
 export interface CancelOptions extends CallOptions {
   /** Stop and keep: a training that runs leaves a model of what it has learned so far; `keeps` of the answer names its node. */
   keep?: boolean;
@@ -101,10 +107,11 @@ export class Jobs {
     return new Job(this, await this.#transport.json<Schemas["Job"]>({ path: path(jobId), signal }));
   }
 
-  /** Newest first. */
-  list({ limit = 20, offset = 0, status, signal }: ListOptions & { status?: JobStatus } = {}): Listing<Job> {
+  /** Newest first; of jobs created at `createdAfter` or later, and before `createdBefore`. */
+  list({ limit = 20, offset = 0, status, createdAfter, createdBefore, signal }: JobListOptions = {}): Listing<Job> {
+    const times = { created_after: createdAfter?.toISOString(), created_before: createdBefore?.toISOString() };
     return new Listing(offset, async (from) => {
-      const page = await this.#transport.json<Schemas["Page_Job_"]>({ path: "/jobs", query: { limit, offset: from, status }, signal });
+      const page = await this.#transport.json<Schemas["Page_Job_"]>({ path: "/jobs", query: { limit, offset: from, status, ...times }, signal });
       return { ...page, items: page.items.map((item) => new Job(this, item)) };
     });
   }

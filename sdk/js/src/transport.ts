@@ -206,7 +206,7 @@ async function errorOf(response: Response, call: Call): Promise<PlatformError> {
   return fromStatus(response.status, `${call.method ?? "GET"} ${call.path} was answered with ${response.status} ${response.statusText}`, requestId);
 }
 
-function isErrorBody(body: unknown): body is { error: string; message: string; metadata?: Record<string, unknown> } {
+function isErrorBody(body: unknown): body is { error: string; message: string; metadata?: unknown } {
   const { error, message } = (body ?? {}) as { error?: unknown; message?: unknown };
   return typeof error === "string" && typeof message === "string";
 }

@@ -41,6 +41,11 @@ export type JobNotebook = Camel<Schemas["JobNotebook"]>;
 export type Usage = Camel<Schemas["Usage"]>;
 export type Comparison = Camel<Schemas["Comparison"]>;
 export type Preflight = Camel<Schemas["Preflight"]>;
+export type Scope = Schemas["Key"]["scope"];
+export type Key = Camel<Schemas["Key"]>;
+export type KeyCreated = Camel<Schemas["KeyCreated"]>;
+export type AuditEntry = Camel<Schemas["AuditEntry"]>;
+export type AuditAction = Schemas["AuditEntry"]["action"];
 
 /** One line. METRIC lines carry `step`, `epoch`, `loss` and more, under the names that the platform logged. */
 export type LogLine = Camel<Pick<Schemas["LogLine"], "run_id" | "timestamp" | "agent" | "agent_name" | "level" | "message">> & {

@@ -181,7 +181,9 @@ test("a job from its submission to its end, followed in both ways", { timeout: 1
   assert.equal(first.logs[0]?.runId, job.runId);
   const rest = await client.logs.history(job.runId, { limit: 1000, after: first.nextCursor ?? "" });
   assert.deepEqual([...first.logs, ...rest.logs], lines);
-  assert.ok((await client.jobs.list({ status: "completed" })).items.some((item) => item.jobId === job.jobId));
+  const created = new Date(job.createdAt);
+  assert.ok((await client.jobs.list({ status: "completed", createdAfter: created })).items.some((item) => item.jobId === job.jobId));
+  assert.ok(!(await client.jobs.list({ createdBefore: created })).items.some((item) => item.jobId === job.jobId));
   await assert.rejects(job.cancel(), Conflict);
 });
 
@@ -229,6 +231,21 @@ test("a job is cancelled, and tried again", async () => {
   assert.deepEqual((await client.jobs.deleteArtifacts(again)).models, []);
   assert.equal((await client.notebooks.ofJob(again.jobId)).total, 0);
   await assert.rejects(client.notebooks.stream(again.jobId, "report"), NotFound);
+});
+
+test("keys, and what was done", async () => {
+  const begun = new Date();
+  const made = await client.keys.create("alice", { scope: "read", expiresInDays: 7 });
+  assert.match(made.key, /^llmp_/);
+  const listed = (await client.keys.list()).items[0];
+  assert.deepEqual([listed?.keyId, listed?.scope, listed?.revokedAt], [made.keyId, "read", null]);
+  assert.ok((await client.keys.revoke(made.keyId)).revokedAt);
+  const done = [];
+  for await (const entry of client.audit.list({ limit: 1, since: begun })) done.push([entry.action, entry.target]);
+  assert.deepEqual(done, [["key.revoke", made.keyId], ["key.create", made.keyId]]);
+  const submitted = await client.audit.list({ action: "job.submit" });
+  assert.ok(submitted.items.some((entry) => entry.target === job.jobId && entry.requestId));
+  assert.equal((await client.audit.list({ actor: "nobody" })).total, 0);
 });
 
 test("mistakes come back as errors with all that was found", async () => {

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { subscribe, unsubscribe } from "node:diagnostics_channel";
 import { once } from "node:events";
+import { readFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { test } from "node:test";
 import { promisify } from "node:util";
@@ -167,6 +168,80 @@ test("every code of the platform has its class", async (context) => {
   }
   const { baseUrl } = await serve(context, json({ error: "OF_TOMORROW", message: "no", metadata: {} }, 400));
   await assert.rejects(new LLMPlatformClient({ baseUrl }).jobs.get("job_a"), { name: "PlatformError", message: "no" });
+});
+
+test("a status and a code have the class that they have in the Python SDK", async (context) => {
+  /** @type {{ statuses: Record<string, string>, codes: Record<string, string>, apart: { status: number, code: string, class: string }[],
+   *   odd: { status: number, text: string, class: string, message: string | null, metadata: object }[] }} */
+  const table = JSON.parse(await readFile(new URL("errors.json", import.meta.url), "utf8"));
+  /** @type {{ status: number, text: string, expected: Record<string, unknown> }[]} */
+  const cases = [];
+  for (const [word, bare] of Object.entries(table.statuses)) {
+    const status = Number(word);
+    cases.push({ status, text: "busy", expected: { name: bare } });
+    for (const [code, usual] of Object.entries(table.codes)) {
+      const name = table.apart.find((row) => row.status === status && row.code === code)?.class ?? usual;
+      cases.push({ status, text: JSON.stringify({ error: code, message: "no", metadata: {} }), expected: { name, message: "no" } });
+    }
+  }
+  assert.ok(cases.length > 200);
+  for (const { status, text, class: name, message, metadata } of table.odd) {
+    cases.push({ status, text, expected: { name, metadata, message: message ?? new RegExp(`was answered with ${status}`) } });
+  }
+  const { baseUrl } = await serve(context, ({ url }, response) => {
+    const { status, text } = cases[Number(url.split("/").pop())] ?? { status: 418, text: "" };
+    response.writeHead(status, { "X-Request-Id": `r${url}` }).end(text);
+  });
+  const client = new LLMPlatformClient({ baseUrl, maxRetries: 0 });
+  for (const [number, { expected }] of cases.entries()) {
+    await assert.rejects(client.jobs.get(String(number)), { ...expected, requestId: `r/api/v1/jobs/${number}` });
+  }
+});
+
+test("keys are made, listed and revoked", async (context) => {
+  const key = { key_id: "k/1", owner: "alice", scope: "read", created_at: TIME, expires_at: null, revoked_at: null };
+  const page = { items: [key], total: 1, limit: 20, offset: 0, has_more: false };
+  const { baseUrl, seen } = await serve(context, json({ ...key, key: "llmp_x" }), json(key), json(page), busy, json({ ...key, revoked_at: TIME }));
+  const { keys } = new LLMPlatformClient({ baseUrl });
+  const made = await keys.create("alice", { scope: "read", expiresInDays: 7 });
+  assert.deepEqual([made.key, made.keyId, made.expiresAt], ["llmp_x", "k/1", null]);
+  await keys.create("bob");
+  assert.deepEqual((await keys.list()).items.map((item) => item.createdAt), [TIME]);
+  assert.equal((await keys.revoke("k/1")).revokedAt, TIME);
+  assert.deepEqual(
+    seen.map(({ method, url }) => `${method} ${url}`),
+    ["POST /api/v1/keys", "POST /api/v1/keys", "GET /api/v1/keys?limit=20&offset=0", ...Array(2).fill("DELETE /api/v1/keys/k%2F1")],
+  );
+  assert.deepEqual(JSON.parse(seen[0]?.body ?? ""), { owner: "alice", scope: "read", expires_in_days: 7 });
+  assert.deepEqual(JSON.parse(seen[1]?.body ?? ""), { owner: "bob", scope: "write", expires_in_days: null });
+});
+
+test("a key is not made twice: a call whose answer was lost is not repeated", async (context) => {
+  for (const fault of [busy, lost]) {
+    const { baseUrl, seen } = await serve(context, fault);
+    await assert.rejects(new LLMPlatformClient({ baseUrl }).keys.create("alice"), ServiceUnavailable);
+    assert.equal(seen.length, 1);
+  }
+});
+
+test("the audit log is filtered and read to its end", async (context) => {
+  const entry = { entry_id: 7, at: TIME, actor: null, key_id: "k1", action: "job.submit", target: "job_a", client: null, request_id: "r1" };
+  const { baseUrl, seen } = await serve(
+    context,
+    json({ items: [entry], total: 2, limit: 1, offset: 0, has_more: true }),
+    json({ items: [{ ...entry, entry_id: 6 }], total: 2, limit: 1, offset: 1, has_more: false }),
+  );
+  const { audit } = new LLMPlatformClient({ baseUrl });
+  const found = [];
+  for await (const { entryId, keyId, requestId } of audit.list({ limit: 1, actor: "alice", action: "job.submit", since: new Date(TIME) })) {
+    found.push([entryId, keyId, requestId]);
+  }
+  assert.deepEqual(found, [[7, "k1", "r1"], [6, "k1", "r1"]]);
+  const asked = seen.map(({ url }) => Object.fromEntries(new URL(url, baseUrl).searchParams));
+  const filters = { limit: "1", actor: "alice", action: "job.submit", since: "2025-12-13T01:00:00.000Z" };
+  assert.deepEqual(asked, [{ ...filters, offset: "0" }, { ...filters, offset: "1" }]);
+  await audit.list({ since: "2025-12-13T02:00:00+01:00" });
+  assert.equal(new URL(seen[2]?.url ?? "", baseUrl).searchParams.get("since"), "2025-12-13T02:00:00+01:00");
 });
 
 test("the key is sent; that of the environment if none is given", async (context) => {
