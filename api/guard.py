@@ -17,6 +17,7 @@ from api.services import Services
 from llm_platform import audit, keys
 from llm_platform.errors import Forbidden, PlatformError, RateLimited, Unauthorized
 from llm_platform.keys import OPERATOR, Caller
+from llm_platform.settings import Settings
 from llm_platform.specs.channel import KEY_PROTOCOL
 
 OPEN = ("/health", "/api/v1/health", "/docs", "/openapi.json")
@@ -25,6 +26,11 @@ METRICS = "/metrics"
 READING = ("GET", "HEAD", "OPTIONS")
 
 log = logging.getLogger(__name__)
+
+
+def without_key(settings: Settings) -> tuple[str, ...]:
+    """The paths that everybody may ask."""
+    return (*OPEN, METRICS) if settings.metrics_open else OPEN
 
 
 class Guard:
@@ -59,7 +65,7 @@ class Guard:
         scope["state"]["answer_headers"] += allowance.headers()
         if not allowance.allowed:
             answer = error_response(_too_many(allowance), {"Retry-After": str(allowance.retry_after)})
-        elif refusal is not None and scope["path"] not in OPEN and not (scope["path"] == METRICS and services.settings.metrics_open):
+        elif refusal is not None and scope["path"] not in without_key(services.settings):
             answer = error_response(refusal, {"WWW-Authenticate": "Bearer"} if isinstance(refusal, Unauthorized) else {})
         else:
             answer = self._app

@@ -13,7 +13,7 @@ from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddle
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from api import BASE, errors, openapi
-from api.guard import Guard
+from api.guard import Guard, without_key
 from api.middleware import Cors, LastResort, RequestMiddleware, access, refusals
 from api.orchestration import Orchestrator
 from api.routes import audit, datasets, health, jobs, keys, logs, metrics, models, notebooks, preflight, usage, ws
@@ -62,5 +62,5 @@ def create_app(settings: Settings | None = None, orchestrator: Orchestrator | No
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)
     errors.install(app)
-    openapi.install(app)
+    openapi.install(app, authentication=settings.authentication, without_key=without_key(settings))
     return app

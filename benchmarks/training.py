@@ -8,7 +8,8 @@ and packed, with its own order of the rows, and its better mode counts (the othe
 more it runs unpacked in our order, for the loss: `loss_difference` is the relative difference of the mean training losses over the
 same samples in the same order. `ratio` is ours over the peer's for a Llama of 4 layers, width 256 and a vocabulary of 32,000;
 `ratio_demo` the same for a model of the demo's size (vocabulary 1,024). Full fine-tuning is measured the same way, QLoRA on our side
-alone.
+alone, and LoRA once with compiled layers: `compiled` is the speed of its steps in the second half of the run, when all is compiled,
+over that without.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ from benchmarks.report import report
 BATCH = 8
 THREADS = 2
 FAR_BEHIND = 1.25
+OURS, COMPILED = "ours", "ours, compiled"
 MODELS: dict[str, dict[str, Any]] = {
     "wide vocabulary": {"vocab_size": 32_000, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 4},
     "demo": {"vocab_size": 1_024, "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4},
 }
 
 
-def config(method: str) -> Any:
+def config(method: str, compile: bool = False) -> Any:
     from llm_platform.specs import TrainingConfig
 
     return TrainingConfig.model_validate(
@@ -48,6 +50,7 @@ def config(method: str) -> Any:
             "checkpoint_every": 10**6,
             "warmup_ratio": 0.0,
             "lr_scheduler": "constant",
+            "compile": compile,
         }
         | ({} if method == "full" else {"lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0})
     )
@@ -104,7 +107,7 @@ def make_splits(base: Path, folder: Path, count: int) -> None:
     preprocess([table], settings, base, folder, ListReporter())
 
 
-def ours(method: str, base: Path, splits: Path, out: Path) -> dict[str, Any]:
+def ours(who: str, method: str, base: Path, splits: Path, out: Path) -> dict[str, Any]:
     import torch
 
     from llm_platform.reporting import ListReporter
@@ -113,10 +116,17 @@ def ours(method: str, base: Path, splits: Path, out: Path) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     reporter = ListReporter()
     started = time.perf_counter()
-    result = train(config(method), base, splits, out, out.with_suffix(".work"), reporter, base_name="benchmark/base", threads=THREADS)
+    settings = config(method, compile=who == COMPILED)
+    result = train(settings, base, splits, out, out.with_suffix(".work"), reporter, base_name="benchmark/base", threads=THREADS)
     seconds = time.perf_counter() - started
-    losses = [data["loss"] for level, _, data in reporter.lines if level == "METRIC" and "loss" in data]
-    return {"seconds": seconds, "tokens": result.tokens, "loss": statistics.mean(losses), "steps": result.steps}
+    metrics = [data for level, _, data in reporter.lines if level == "METRIC" and "loss" in data]
+    return {
+        "seconds": seconds,
+        "tokens": result.tokens,
+        "loss": statistics.mean(data["loss"] for data in metrics),
+        "steps": result.steps,
+        "steady": statistics.median(data["tokens_per_second"] for data in metrics[len(metrics) // 2 :]),
+    }
 
 
 def peer(who: str, method: str, base: Path, splits: Path, out: Path) -> dict[str, Any]:
@@ -195,6 +205,11 @@ def one(who: str, method: str, base: Path, splits: Path, folder: Path) -> dict[s
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def row(model: str, method: str, who: str, run: dict[str, Any]) -> list[object]:
+    speed = run.get("speed", run["tokens"] / run["seconds"])
+    return [f"{model}, {method}", who, speed, run["seconds"], run["steps"], round(run["loss"], 4)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=160)
@@ -204,7 +219,7 @@ def main() -> None:
     if options.run:
         who, method, *paths = options.run
         base, splits, out = map(Path, paths)
-        found = ours(method, base, splits, out) if who == "ours" else peer(who, method, base, splits, out)
+        found = ours(who, method, base, splits, out) if who in (OURS, COMPILED) else peer(who, method, base, splits, out)
         print(json.dumps(found))
         return
     lines: list[list[object]] = []
@@ -217,40 +232,25 @@ def main() -> None:
             make_base(base, shape)
             make_splits(base, splits, options.rows)
             for method in ("lora", "full", "qlora") if name == "wide vocabulary" else ("lora",):
-                sides = ["ours"] if method == "qlora" else ["ours", "TRL", "TRL packed"]
+                sides = [OURS] if method == "qlora" else [OURS, "TRL", "TRL packed"]
                 runs: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
                 repeated = sides
                 for _ in range(options.repeats if method == "lora" else 1):
                     for side in repeated:
                         runs[side].append(one(side, method, base, splits, folder))
-                    best = min((run[0]["seconds"] for side, run in runs.items() if side != "ours"), default=0.0)
-                    repeated = [side for side in sides if side == "ours" or runs[side][0]["seconds"] < FAR_BEHIND * best]
+                    best = min((run[0]["seconds"] for side, run in runs.items() if side != OURS), default=0.0)
+                    repeated = [side for side in sides if side == OURS or runs[side][0]["seconds"] < FAR_BEHIND * best]
                 speeds = {side: statistics.median(run["tokens"] / run["seconds"] for run in found) for side, found in runs.items()}
-                lines += [
-                    [
-                        f"{name}, {method}",
-                        side,
-                        speeds[side],
-                        runs[side][0]["seconds"],
-                        runs[side][0]["steps"],
-                        round(runs[side][0]["loss"], 4),
-                    ]
-                    for side in sides
-                ]
+                lines += [row(name, method, side, runs[side][0] | {"speed": speeds[side]}) for side in sides]
+                if name == "wide vocabulary" and method == "lora":
+                    compiled = one(COMPILED, method, base, splits, folder)
+                    lines.append(row(name, method, COMPILED, compiled))
+                    figures["compiled"] = round(compiled["steady"] / statistics.median(run["steady"] for run in runs[OURS]), 2)
                 if method != "qlora":
                     again = one("TRL, our order", method, base, splits, folder)
-                    lines.append(
-                        [
-                            f"{name}, {method}",
-                            "TRL, our order",
-                            again["tokens"] / again["seconds"],
-                            again["seconds"],
-                            again["steps"],
-                            round(again["loss"], 4),
-                        ]
-                    )
-                    ratios[f"{name}, {method}"] = speeds["ours"] / max(speeds["TRL"], speeds["TRL packed"])
-                    figures[f"loss_difference {name}, {method}"] = round(abs(runs["ours"][0]["loss"] / again["loss"] - 1), 5)
+                    lines.append(row(name, method, "TRL, our order", again))
+                    ratios[f"{name}, {method}"] = speeds[OURS] / max(speeds["TRL"], speeds["TRL packed"])
+                    figures[f"loss_difference {name}, {method}"] = round(abs(runs[OURS][0]["loss"] / again["loss"] - 1), 5)
     figures = {
         "ratio": round(ratios["wide vocabulary, lora"], 2),
         "ratio_demo": round(ratios["demo, lora"], 2),

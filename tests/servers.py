@@ -129,3 +129,20 @@ def databases(kind: str, folder: Path) -> Iterator[Callable[[str], str]]:
         postmaster.wait(30)
         server.cleanup()
         home.rmdir()
+
+
+@contextmanager
+def services_profile(folder: Path, s3: S3Server) -> Iterator[dict[str, str]]:
+    """Environment variables by which a platform works on Postgres, Redis and that S3, while the servers run."""
+    with databases("postgres", folder) as make, redis_server(folder) as redis_url:
+        yield {
+            "LLM_PLATFORM_DATABASE_URL": make("platform"),
+            "LLM_PLATFORM_DAGSTER_DATABASE_URL": make("dagster"),
+            "LLM_PLATFORM_MLFLOW_DATABASE_URL": make("mlflow"),
+            "LLM_PLATFORM_MLFLOW_ARTIFACTS": "s3://mlflow/models",
+            "LLM_PLATFORM_S3_ENDPOINT": s3.endpoint,
+            "LLM_PLATFORM_S3_ACCESS_KEY": s3.access_key,
+            "LLM_PLATFORM_S3_SECRET_KEY": s3.secret_key,
+            "LLM_PLATFORM_COMPUTE_LOGS_BUCKET": "compute-logs",
+            "LLM_PLATFORM_REDIS_URL": redis_url,
+        }

@@ -53,7 +53,7 @@ class DatasetConfig(Spec):
 class ColumnRule(Spec):
     """What the cells of one column must fulfil. Empty cells are judged by `max_null_share` and `unique` alone."""
 
-    column: Column
+    column: Column = Field(description="Its name.")
     required: bool = Field(default=True, description="The column must be there.")
     type: Literal["string", "integer", "number", "boolean", "datetime"] | None = Field(
         default=None, description="What every cell must be, or be readable as."
@@ -168,7 +168,7 @@ class PreprocessingConfig(Spec):
     contamination: bool = Field(default=True, description="Report how much of the test split occurs in the training split.")
     seed: int = Field(default=42, ge=0, lt=2**32, description="Of what is drawn at random; the same seed gives the same splits.")
 
-    @field_validator("clean", mode="before")
+    @field_validator("clean", mode="before", json_schema_input_type=bool | CleanConfig)
     @classmethod
     def _switch(cls, value: object) -> object:
         return (CleanConfig() if value else NO_CLEANING) if isinstance(value, bool) else value
@@ -212,7 +212,7 @@ class TrainingConfig(Spec):
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         default="auto", description="on: less memory, a third more time. auto: on if the largest batch would not fit without it."
     )
-    compile: bool = Field(default=False, description="Compile the layers (torch.compile): a minute at the start, then faster steps.")
+    compile: bool = Field(default=False, description="Compile the layers (torch.compile): minutes at the start, and no faster on a CPU.")
     packing: bool = Field(
         default=False,
         description="Lay the rows of a batch end to end instead of padding them; rows never see each other.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from llm_platform.specs.base import Spec
 
 ExportFormat = Literal["adapter", "merged", "gguf"]
 Quantization = Literal["f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q3_k_m", "q2_k"]
+Quantizations = Annotated[list[Quantization], Field(min_length=1, max_length=7)]
 
 
 class AgreementConfig(Spec):
@@ -39,12 +40,10 @@ class GateConfig(Spec):
 
 class ExportConfig(Spec):
     formats: list[ExportFormat] = Field(default=["adapter", "merged"], min_length=1, max_length=3, description="What to export.")
-    gguf_quantization: list[Quantization] = Field(
-        default=["f16"], min_length=1, max_length=7, description="One, or several: a .gguf file of each."
-    )
+    gguf_quantization: Quantizations = Field(default=["f16"], description="One, or several: a .gguf file of each.")
     gate: GateConfig = Field(default=GateConfig(), description="What an export must fulfil to be offered.")
 
-    @field_validator("gguf_quantization", mode="before")
+    @field_validator("gguf_quantization", mode="before", json_schema_input_type=Quantization | Quantizations)
     @classmethod
     def _one(cls, value: object) -> object:
         return [value] if isinstance(value, str) else value

@@ -23,7 +23,7 @@ from llm_platform.settings import Settings, with_driver
 from llm_platform.training.tiny_llama import ensure
 from tests.e2e.conftest import START_SECONDS, Running, platform, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import edges, node, up_to_training
-from tests.servers import S3Server, databases, free_port, rclone_s3, redis_server
+from tests.servers import S3Server, free_port, rclone_s3, services_profile
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +35,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture(scope="module")
 def services(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The settings of the profile, over servers that run."""
-    folder = tmp_path_factory.mktemp("services")
-    with databases("postgres", folder) as make, redis_server(folder) as redis_url:
-        yield {
-            "LLM_PLATFORM_DATABASE_URL": make("platform"),
-            "LLM_PLATFORM_DAGSTER_DATABASE_URL": make("dagster"),
-            "LLM_PLATFORM_MLFLOW_DATABASE_URL": make("mlflow"),
-            "LLM_PLATFORM_MLFLOW_ARTIFACTS": "s3://mlflow/models",
-            "LLM_PLATFORM_S3_ENDPOINT": s3.endpoint,
-            "LLM_PLATFORM_S3_ACCESS_KEY": s3.access_key,
-            "LLM_PLATFORM_S3_SECRET_KEY": s3.secret_key,
-            "LLM_PLATFORM_COMPUTE_LOGS_BUCKET": "compute-logs",
-            "LLM_PLATFORM_REDIS_URL": redis_url,
-        }
+    with services_profile(tmp_path_factory.mktemp("services"), s3) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="module")

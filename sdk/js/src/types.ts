@@ -4,7 +4,7 @@ import type { Camel } from "./casing.js";
 import type { components } from "./openapi.js";
 
 type Schemas = components["schemas"];
-type Settings<T> = { [K in keyof T]?: T[K] extends object ? Settings<T[K]> : T[K] };
+type Settings<T> = T extends object ? { [K in keyof T]?: Settings<T[K]> } : T;
 
 /** What every call takes. */
 export interface CallOptions {
@@ -54,8 +54,11 @@ export type LogLine = Camel<Pick<Schemas["LogLine"], "run_id" | "timestamp" | "a
 
 export type LogHistory = Omit<Camel<Schemas["LogHistory"]>, "logs"> & { logs: LogLine[] };
 
-/** `config` holds the agent's settings under the API's names (`file_path`, `base_model`). */
-export type PipelineNode = Camel<Pick<Schemas["Node"], "agent_name" | "agent_class">> & { config?: Record<string, unknown> };
+type NodeOf<N> = N extends { agent_class: infer Agent } ? { agentName: string; agentClass: Agent; config?: SettingsOf<N> } : never;
+type SettingsOf<N> = N extends { config?: infer Config } ? Settings<Exclude<Config, undefined>> : never;
+
+/** `config` holds the settings of that agent under the API's names (`file_path`, `base_model`). */
+export type PipelineNode = NodeOf<Schemas["Node"]>;
 
 export interface PipelineConfig {
   runId?: string | null;

@@ -29,7 +29,10 @@ let datasetId;
 /** @type {import("@llm-platform/sdk").Job} */
 let job;
 
-/** @param {string} dataset_id */
+/**
+ * @param {string} dataset_id
+ * @returns {import("@llm-platform/sdk").PipelineConfig}
+ */
 function training(dataset_id) {
   const template_mapping = { instruction: "camel_question", output: "answer" };
   return {

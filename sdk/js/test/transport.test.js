@@ -65,7 +65,9 @@ test("a job is stopped and kept", async (context) => {
 
 test("a submission is repeated under one run id", async (context) => {
   const { baseUrl, seen } = await serve(context, lost, busy, json(CREATED));
-  const pipeline = { nodes: [{ agentName: "d", agentClass: "DatasetAgent", config: { filePath: 1, template_mapping: { aB: "c" } } }] };
+  /** @type {any} */
+  const node = { agentName: "d", agentClass: "DatasetAgent", config: { filePath: 1, template_mapping: { aB: "c" } } };
+  const pipeline = { nodes: [node] };
   await new LLMPlatformClient({ baseUrl }).jobs.create({ pipelineConfig: { ...pipeline, globalConfig: { maxRetries: 3 } } });
   assert.equal(new Set(seen.map((call) => call.body)).size, 1);
   const sent = JSON.parse(seen[0]?.body ?? "").pipeline_config;
@@ -76,6 +78,7 @@ test("a submission is repeated under one run id", async (context) => {
 
 test("a body of the REST API is taken as it is", async (context) => {
   const { baseUrl, seen } = await serve(context, json(CREATED));
+  /** @type {import("@llm-platform/sdk").JobRequest} */
   const body = { pipeline_config: { run_id: "a", nodes: [{ agent_name: "d", agent_class: "DatasetAgent", config: {} }], edges: [] } };
   await new LLMPlatformClient({ baseUrl }).jobs.create(body);
   assert.deepEqual(JSON.parse(seen[0]?.body ?? ""), body);
