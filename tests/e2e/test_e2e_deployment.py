@@ -107,8 +107,11 @@ def test_the_steps_lead_to_a_platform_that_trains(tmp_path: Path) -> None:
                     pipeline["edges"] += edges(("training", "export"))
                     job = client.jobs.create(pipeline)
                 with Client(f"http://127.0.0.1:{second}/api/v1", api_key=key) as client:
-                    done = client.jobs.wait(job, timeout=300)
+                    done = client.jobs.get(job.job_id).wait(timeout=300)
                     assert done.status == "completed" and done.model_id, done
                     client.models.download(done.model_id, path=tmp_path / "model")
                 assert httpx.get(f"http://127.0.0.1:{second}/api/v1/jobs", trust_env=False).status_code == 401
-        assert platform.returncode == 0 and other.returncode == 0
+            assert other.returncode == 0
+            os.killpg(platform.pid, signal.SIGINT)
+            said = platform.communicate(timeout=60)[0]
+        assert platform.returncode == 0, said
