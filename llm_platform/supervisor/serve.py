@@ -15,6 +15,7 @@ import gc
 import os
 import socket
 import sys
+from contextlib import suppress
 from typing import Any, cast
 
 import uvicorn
@@ -88,7 +89,8 @@ def main() -> None:
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = Server(config, int(ready[0]) if ready else None, settings.drain_delay)
-    server.run(sockets=[socket.socket(fileno=int(descriptor))])
+    with suppress(KeyboardInterrupt):  # uvicorn raises it once more after it has ended as Ctrl-C asks
+        server.run(sockets=[socket.socket(fileno=int(descriptor))])
 
 
 if __name__ == "__main__":

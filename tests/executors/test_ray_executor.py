@@ -86,9 +86,9 @@ class Home:
         assert row is not None
         return row["status"]
 
-    def nothing_left(self) -> bool:
-        """No process of a node, or of what keeps it: neither here nor on the cluster's nodes."""
-        return not leftovers(self.folder / "home") and not list(self.platform.settings.work.glob("*/*.tmp"))
+    def nothing_left(self, run_id: str) -> bool:
+        """No process of a node, or of what keeps it: neither here nor on the cluster's nodes; and nothing half-written of that run."""
+        return not leftovers(self.folder / "home") and not list((self.platform.settings.work / run_id).glob("*.tmp"))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_two_processes_on_two_machines_train_what_two_on_one_do_and_the_model_is
         assert worker.wait(500) == 0, home.lines("both")
     assert {home.status("both", name) for name in ("training", "evaluation")} == {"completed"}
     assert home.steps("both") == [1, 2, 3, 4], "rank 0 alone reports"
-    wait_for(home.nothing_left, 30, "no process is left")
+    wait_for(lambda: home.nothing_left("both"), 30, "no process is left")
 
     made, prepared = (home.platform.database.node("both", name) for name in ("training", "preprocessing"))
     assert made is not None and prepared is not None
@@ -142,7 +142,7 @@ def test_a_cancelled_run_leaves_no_process(home: Home) -> None:
         wait_for(lambda: home.steps("cancelled"), 300, "training has begun")
         worker.send_signal(signal.SIGINT)
         assert worker.wait(60) == 1
-    wait_for(home.nothing_left, 10, "no process is left")
+    wait_for(lambda: home.nothing_left("cancelled"), 10, "no process is left")
     assert home.lines("cancelled")[-1]["message"] == "Cancelled"
 
 
@@ -171,7 +171,7 @@ def test_a_training_that_loses_a_machine_goes_on_from_its_checkpoint(home: Home,
     assert 10 <= lines[at]["step"] < steps[0] and steps[-1] == 300
     assert steps == sorted(set(steps))
     assert home.status("lost", "training") == "completed"
-    wait_for(home.nothing_left, 30, "no process is left")
+    wait_for(lambda: home.nothing_left("lost"), 30, "no process is left")
 
 
 @pytest.mark.slow
