@@ -32,6 +32,8 @@ class PlatformError(Exception):
     """True where trying the same thing again can help (input and output, never data or configuration)."""
     request_id: str | None = None
     """In the SDK the answer's `X-Request-Id`, by which the server's log has the request."""
+    http_status: int | None = None
+    """In the SDK the answer's status; None where there was no answer."""
 
     def __init__(self, message: str, /, **metadata: Any) -> None:
         super().__init__(message)

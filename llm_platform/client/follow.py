@@ -11,8 +11,8 @@ import httpx
 from llm_platform.client import calls
 from llm_platform.client.calls import Call
 from llm_platform.client.sse import Events
-from llm_platform.client.transport import CONNECT_TIMEOUT, pause, unreachable
-from llm_platform.errors import RateLimited, ServiceUnavailable
+from llm_platform.client.transport import CONNECT_TIMEOUT, FAILED, TOO_MANY, pause, unreachable
+from llm_platform.errors import PlatformError, ServiceUnavailable
 from llm_platform.specs import resources
 from llm_platform.specs.resources import Level
 
@@ -20,8 +20,6 @@ SILENCE = 60.0
 """Seconds without even a heartbeat after which a stream is taken for lost."""
 GIVE_UP = 120.0
 """Seconds without a connection after which a stream raises ServiceUnavailable: longer than a platform takes to restart."""
-PASSING = (httpx.TransportError, RateLimited, ServiceUnavailable)
-"""After which a stream is opened again."""
 
 
 class LogLine(resources.LogLine):
@@ -62,10 +60,12 @@ class Following:
             if event.kind == "message":
                 yield LogLine.model_validate_json(event.data)
 
-    def lost(self, error: Exception | None) -> float:
-        """Seconds until the next connection is tried. Raises ServiceUnavailable when there was none for too long."""
+    def lost(self, error: httpx.TransportError | PlatformError | None) -> float:
+        """Seconds until the next connection is tried. Raises what is no passing error, and any when none came to be for too long."""
         if isinstance(error, httpx.TransportError):
             error = unreachable(self._base_url, error)
+        elif error is not None and not (error.http_status == TOO_MANY or (error.http_status or 0) >= FAILED):
+            raise error
         if time.monotonic() - self._heard > GIVE_UP:
             raise error or ServiceUnavailable(f"The log stream of run '{self._run_id}' ended before the job did")
         self._attempt += 1

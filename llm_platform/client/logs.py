@@ -6,9 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 
+import httpx
+
 from llm_platform.client import calls
-from llm_platform.client.follow import PASSING, Following, LogLine
+from llm_platform.client.follow import Following, LogLine
 from llm_platform.client.transport import Transport
+from llm_platform.errors import PlatformError
 from llm_platform.specs.resources import Level, LogHistory
 
 
@@ -25,14 +28,14 @@ class Logs:
         """
         following = Following(self._transport.connection.base_url, run_id, after, level, agent)
         while True:
-            lost: Exception | None = None
+            lost: httpx.TransportError | PlatformError | None = None
             try:
                 with closing(self._transport.open_stream(following.connect())) as response:
                     for chunk in response.iter_bytes():
                         yield from following.take(chunk)
                         if following.ended:
                             return
-            except PASSING as error:
+            except (httpx.TransportError, PlatformError) as error:
                 lost = error
             time.sleep(following.lost(lost))
 

@@ -98,12 +98,12 @@ class Retry:
         """Seconds to wait; None if this response is the answer, good or bad."""
         # What was refused for being one too many did nothing: any call can be made again.
         passing = response.status_code == TOO_MANY or (self._repeat and response.status_code >= FAILED)
-        if self._last or not passing or response.status_code in self._accept:
+        if self._last or not passing or self.good(response):
             return None
         return max(self._pause(), retry_after(response))
 
     def good(self, response: httpx.Response) -> bool:
-        return response.is_success or response.status_code in self._accept
+        return response.is_success or (response.status_code in self._accept and _is_answer(response))
 
     @property
     def _last(self) -> bool:
@@ -196,12 +196,22 @@ def unreachable(base_url: str, error: httpx.TransportError) -> ServiceUnavailabl
     return ServiceUnavailable(f"The platform at {base_url} {reason} ({str(error) or type(error).__name__}); is it running?")
 
 
+def _is_answer(response: httpx.Response) -> bool:
+    """Whether a status that an answer may have came with one, and not with an error or from a proxy."""
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    return isinstance(body, dict) and "error" not in body
+
+
 def error_of(response: httpx.Response) -> PlatformError:
     """The exception for an error answer that was read, also for one that a proxy wrote and that has no error body."""
     found = _from_body(response) or BY_STATUS.get(response.status_code, PlatformError)(
         f"{response.request.method} {response.request.url} was answered with {response.status_code} {response.reason_phrase}"
     )
     found.request_id = response.headers.get("x-request-id")
+    found.http_status = response.status_code
     return found
 
 

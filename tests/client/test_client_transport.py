@@ -113,6 +113,15 @@ def test_health_is_an_answer_also_when_it_is_bad(client: Client, seen: Seen, sta
     assert (health.status, health.services["redis"]) == (word, "disabled")
 
 
+def test_a_proxy_that_finds_no_platform_is_no_answer_about_its_health(base_url: str, client: Client, seen: Seen) -> None:
+    seen.busy = [(503, {})]
+    assert client.health().status == "healthy", "asked again"
+    seen.busy = [(503, {})]
+    with Client(base_url, max_retries=0) as once, pytest.raises(ServiceUnavailable, match="answered with 503") as caught:
+        once.health()
+    assert caught.value.http_status == 503
+
+
 def test_log_lines_are_typed_and_carry_their_figures(client: Client) -> None:
     line = next(line for line in client.logs.stream("abc123") if line.level == "METRIC")
     assert (line.agent, line.timestamp.year, line.extra) == ("TrainingAgent", 2025, {"step": 100, "epoch": 1.0, "loss": 1.85})
@@ -126,8 +135,9 @@ def test_a_broken_stream_goes_on_behind_the_last_line(client: Client, seen: Seen
 
 
 def test_a_stream_outlives_a_busy_platform(client: Client, seen: Seen) -> None:
-    seen.busy = [(503, {}), (429, {})]
+    seen.busy = [(503, {}), (429, {}), (500, {})]
     assert len(list(client.logs.stream("abc123"))) == 4
+    assert not seen.busy
 
 
 def test_a_stream_can_start_behind_a_cursor(client: Client, seen: Seen) -> None:

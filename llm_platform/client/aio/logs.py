@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import anyio
+import httpx
 
 from llm_platform.client import calls
 from llm_platform.client.aio.transport import AsyncTransport
-from llm_platform.client.follow import PASSING, Following, LogLine
+from llm_platform.client.follow import Following, LogLine
+from llm_platform.errors import PlatformError
 from llm_platform.specs.resources import Level, LogHistory
 
 
@@ -25,7 +27,7 @@ class AsyncLogs:
         """See `Logs.stream`; read it with `async for`."""
         following = Following(self._transport.connection.base_url, run_id, after, level, agent)
         while True:
-            lost: Exception | None = None
+            lost: httpx.TransportError | PlatformError | None = None
             try:
                 async with aclosing(await self._transport.open_stream(following.connect())) as response:
                     async for chunk in response.aiter_bytes():
@@ -33,7 +35,7 @@ class AsyncLogs:
                             yield line
                         if following.ended:
                             return
-            except PASSING as error:
+            except (httpx.TransportError, PlatformError) as error:
                 lost = error
             await anyio.sleep(following.lost(lost))
 

@@ -25,6 +25,8 @@ export interface ErrorDetails {
   metadata?: Record<string, unknown>;
   /** The answer's `X-Request-Id`, by which the server's log has the request. */
   requestId?: string | null;
+  /** The answer's status; null where there was no answer. */
+  httpStatus?: number | null;
   cause?: unknown;
 }
 
@@ -34,12 +36,14 @@ export class PlatformError extends Error {
 
   readonly metadata: Record<string, unknown>;
   readonly requestId: string | null;
+  readonly httpStatus: number | null;
 
-  constructor(message: string, { metadata = {}, requestId = null, cause }: ErrorDetails = {}) {
+  constructor(message: string, { metadata = {}, requestId = null, httpStatus = null, cause }: ErrorDetails = {}) {
     super(message, cause === undefined ? undefined : { cause });
     this.name = new.target.name;
     this.metadata = metadata;
     this.requestId = requestId;
+    this.httpStatus = httpStatus;
   }
 
   get code(): string {
@@ -141,7 +145,7 @@ export function fromBody(
   const ofCode = CLASSES.filter((cls) => cls.code === body.error);
   const kind = ofCode.find((cls) => cls.status === status) ?? ofCode[0] ?? PlatformError;
   const metadata = typeof body.metadata === "object" && !Array.isArray(body.metadata) ? body.metadata : null;
-  return new kind(body.message, { metadata: { ...metadata }, requestId: requestId ?? null });
+  return new kind(body.message, { metadata: { ...metadata }, requestId: requestId ?? null, httpStatus: status ?? null });
 }
 
 /** The error for an answer that a proxy wrote, which has no error body. */
@@ -156,5 +160,5 @@ export function fromStatus(status: number, message: string, requestId: string | 
     503: ServiceUnavailable,
     504: ServiceUnavailable,
   };
-  return new (kinds[status] ?? PlatformError)(message, { requestId });
+  return new (kinds[status] ?? PlatformError)(message, { requestId, httpStatus: status });
 }

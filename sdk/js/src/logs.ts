@@ -1,11 +1,11 @@
 /** `client.logs`: a run's log, live and afterwards. */
 
 import { camelName } from "./casing.js";
-import { RateLimited, ServiceUnavailable } from "./errors.js";
+import { PlatformError, ServiceUnavailable } from "./errors.js";
 import type { components } from "./openapi.js";
 import { events } from "./sse.js";
 import { pause, sleep } from "./time.js";
-import type { Opened, Transport } from "./transport.js";
+import { isPassing, type Opened, type Transport } from "./transport.js";
 import type { CallOptions, JobStatus, Level, LogHistory, LogLine } from "./types.js";
 
 /** Milliseconds without even a heartbeat after which a stream is taken for lost. */
@@ -136,7 +136,7 @@ export class LogStream implements AsyncIterable<LogLine> {
         throw new ServiceUnavailable(`The log stream of run '${this.#runId}' ended before the job did`);
       } catch (error) {
         if (closing.aborted) return;
-        const passing = error instanceof ServiceUnavailable || error instanceof RateLimited;
+        const passing = error instanceof ServiceUnavailable || (error instanceof PlatformError && isPassing(error.httpStatus ?? 0));
         lostAt ??= performance.now();
         if (signal.aborted || !passing || performance.now() - lostAt > GIVE_UP) throw error;
       }

@@ -107,10 +107,10 @@ export class Transport {
       let wait = pause(attempt);
       try {
         const response = await request.send();
-        if (response.ok || call.accept?.includes(response.status)) return await read(response, silence);
+        if (response.ok || (call.accept?.includes(response.status) && (await isAnswer(response)))) return await read(response, silence);
         const error = await errorOf(response, call);
         // What was refused with 429 was not done, whatever it was.
-        if (last || !(response.status === 429 || (repeat && response.status >= 500))) throw error;
+        if (last || !(response.status === 429 || (repeat && isPassing(response.status)))) throw error;
         wait = Math.max(wait, retryAfter(response));
         silence.end();
       } catch (error) {
@@ -192,6 +192,22 @@ function neverConnected(error: unknown): boolean {
 function retryAfter(response: Response): number {
   const value = response.headers.get("retry-after") ?? "";
   return /^\d+$/.test(value) ? Math.min(Number(value) * 1000, LONGEST_RETRY_AFTER) : 0;
+}
+
+/** What the platform refused for being too much, or failed at, may be tried again. */
+export function isPassing(status: number): boolean {
+  return status === 429 || status >= 500;
+}
+
+/** Whether a status that an answer may have came with one, and not with an error or from a proxy. */
+async function isAnswer(response: Response): Promise<boolean> {
+  try {
+    const body: unknown = await response.clone().json();
+    return typeof body === "object" && body !== null && !("error" in body);
+  } catch (error) {
+    if (error instanceof SyntaxError) return false;
+    throw error;
+  }
 }
 
 async function errorOf(response: Response, call: Call): Promise<PlatformError> {

@@ -48,11 +48,11 @@ test("a broken stream goes on behind the last line", async (context) => {
 });
 
 test("a stream outlives a busy and an absent platform", async (context) => {
-  const { baseUrl, seen } = await serve(context, json("busy", 503), lost, json("many", 429), breaking([]));
+  const { baseUrl, seen } = await serve(context, json("busy", 503), lost, json("many", 429), json("failed", 500), breaking([]));
   const messages = [];
   for await (const log of new LLMPlatformClient({ baseUrl }).logs.stream("r", { after: "r:17" })) messages.push(log.message);
   assert.deepEqual(messages, ALL.slice(17));
-  assert.deepEqual(seen.map((call) => call.headers["last-event-id"]), Array(4).fill("r:17"));
+  assert.deepEqual(seen.map((call) => call.headers["last-event-id"]), Array(5).fill("r:17"));
 });
 
 test("onmessage gets the same, as events, and hears of the end", async (context) => {

@@ -247,6 +247,16 @@ test("the audit log is filtered and read to its end", async (context) => {
   assert.equal(new URL(seen[2]?.url ?? "", baseUrl).searchParams.get("since"), "2025-12-13T02:00:00+01:00");
 });
 
+test("a proxy that finds no platform is no answer about its health", async (context) => {
+  const { baseUrl, seen } = await serve(context, json("no backend", 503), json({ status: "healthy", version: "1", services: {} }), busy);
+  assert.equal((await new LLMPlatformClient({ baseUrl }).health()).status, "healthy");
+  assert.equal(seen.length, 2);
+  await assert.rejects(new LLMPlatformClient({ baseUrl, maxRetries: 0 }).health(), (error) => {
+    assert.ok(error instanceof ServiceUnavailable);
+    return error.httpStatus === 503;
+  });
+});
+
 test("the key is sent; that of the environment if none is given", async (context) => {
   const { baseUrl, seen } = await serve(context, json({ status: "unhealthy", version: "1", services: { api: "healthy" } }, 503));
   const health = await new LLMPlatformClient({ baseUrl: `${baseUrl}/`, apiKey: "secret" }).health();
