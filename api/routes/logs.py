@@ -14,7 +14,18 @@ from llm_platform.specs.resources import LogHistory
 
 router = APIRouter(prefix="/logs", tags=["logs"])
 
-_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+_EVENT = {
+    "type": "object",
+    "description": "One event. Heartbeats are comments, which are no events.",
+    "properties": {
+        "id": {"type": "string", "description": "Where in the log the line is: sent as `Last-Event-ID`, the stream goes on behind it."},
+        "event": {"type": "string", "enum": ["message", "end"], "description": "A line of the log, or its end."},
+        "data": {"type": "string", "description": "JSON: a LogLine; of the end an object with the job's final `status`."},
+    },
+    "required": ["data"],
+}
+"""As OpenAPI before 3.2 has it, where the schema of a stream is that of each event."""
+_EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 
 
 @router.get("/stream/{run_id}", response_class=Response, responses=_EVENTS)
