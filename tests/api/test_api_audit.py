@@ -18,7 +18,7 @@ from llm_platform.cli import app
 from llm_platform.database import Database, now
 from llm_platform.settings import Settings
 from llm_platform.specs.keys import KeyRequest, Scope
-from tests.api.api_harness import CSV, Api, Start, body
+from tests.api.api_harness import CSV, Api, Start, body, wait_until
 
 As = Callable[..., httpx.Client]
 
@@ -61,6 +61,8 @@ def test_who_did_what(guarded: Api, as_: As) -> None:
     answer = ada.post("/datasets/upload", files={"file": ("rows.csv", CSV)}, headers={"X-Request-ID": "the-upload"})
     assert ada.post("/jobs", json=body("deeds")).status_code == 200
     assert ada.delete("/jobs/job_deeds").status_code == 200
+    # At once, unless its run is just being made: then as soon as it is there.
+    wait_until(lambda: ada.get("/jobs/job_deeds").json()["status"] == "cancelled")
     assert ada.post("/jobs/job_deeds/retry").status_code == 200
     made = root.post("/keys", json={"owner": "bob"}).json()
     assert root.delete(f"/keys/{made['key_id']}").status_code == 200

@@ -50,6 +50,7 @@ def test_a_killed_run_worker_leaves_no_process(running: Running, dataset: dict[s
     assert running.wait_job("job_orphan", seconds=60)["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_killed_service_takes_no_training_with_it_and_the_next_job_runs(running: Running, dataset: dict[str, str]) -> None:
     node = train(running, dataset, "goes-on", max_steps=60)
     pid = running.service("dagster-workers")["pid"]
