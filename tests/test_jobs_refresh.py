@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any, cast
+
+import pytest
 
 from llm_platform import jobs
 from llm_platform.database import Database, now
@@ -42,4 +45,20 @@ def test_what_was_seen_of_an_earlier_run_says_nothing_of_the_newer_one(tmp_path:
     (row,) = jobs.refresh(database, Running(), [stale])
     assert (row["dagster_run_id"], row["status"], row["submitted"]) == ("second", "pending", False)
     assert [claimed["run_id"] for claimed in database.claim(10, 60)] == ["r"]
+    database.close()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "advice"), [({"nodes": [], "edges": []}, "retry the job"), (None, "re-execute its run in the Dagster UI")]
+)
+def test_a_job_that_a_stop_of_the_platform_ended_says_how_it_goes_on(tmp_path: Path, pipeline: dict[str, Any] | None, advice: str) -> None:
+    """A job that was launched in the Dagster UI cannot be retried over REST."""
+    database = Database(f"sqlite:///{tmp_path / 'platform.db'}")
+    accepted, _ = database.accept("r", dagster_run_id="first", digest="d", pipeline={})
+    node = {"agent_name": "train", "agent_class": "TrainingAgent", "status": "cancelled", "attempts": 1}
+    at = {"started_at": now(), "ended_at": now()}
+    row = {**accepted, "pipeline": pipeline, "status": "failed", "error": None, **at}
+    found = jobs.view(cast(Any, row), cast(Any, [{**node, **at, "result": None, "error": None}]), [])
+    assert found.result is not None and found.result.error is not None
+    assert found.result.error.message.startswith("The platform was stopped while 'train' ran") and advice in found.result.error.message
     database.close()
