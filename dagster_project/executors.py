@@ -6,6 +6,7 @@ the Ray cluster (`ray_workers`). `k8s` gives each step a pod; those of heavy nod
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import dagster as dg
@@ -28,9 +29,18 @@ def step_executor(settings: Settings) -> dg.ExecutorDefinition:
     """Dagster's executor of a run's steps. Raises ModuleNotFoundError if it is that of Kubernetes, and dagster-k8s is missing."""
     if settings.executor != "k8s":
         return dg.in_process_executor
-    from dagster_k8s import k8s_job_executor
+    from dagster_project.pods import pods
 
-    return k8s_job_executor
+    return pods
+
+
+def with_run(context: dg.OpExecutionContext, settings: Settings) -> AbstractContextManager[None]:
+    """A block of a step that does not outlive its run; where the steps run in the run worker, nothing can."""
+    if settings.executor != "k8s":
+        return nullcontext()
+    from dagster_project.pods import ends_with_run
+
+    return ends_with_run(context)
 
 
 def between_steps(settings: Settings) -> dict[str, Any]:

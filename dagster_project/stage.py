@@ -17,7 +17,7 @@ from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from dagster_project.config import stage_config
 from dagster_project.defs.partitions import RUN_ID_TAG, run_ids
-from dagster_project.executors import HEAVY, node_tags
+from dagster_project.executors import HEAVY, node_tags, with_run
 from dagster_project.pipes import run_in_process_group
 from dagster_project.resources import PlatformResource
 from llm_platform.agents import Node, Platform, needs_process, run_node
@@ -72,7 +72,8 @@ def stage_asset(
         if context.retry_number == 0:  # a training that was killed in between has a checkpoint to make a model of
             _end_if_asked(context, services)
         try:
-            result = _run(context, services, work)
+            with with_run(context, services.settings):
+                result = _run(context, services, work)
         except PlatformError as error:
             attempt = context.retry_number
             if error.retryable and attempt < planned["max_retries"]:

@@ -33,3 +33,11 @@ def up_to_training(dataset: dict[str, str], run_id: str | None = None, **trainin
         node("training", "TrainingAgent", **({"max_steps": 2, "batch_size": 4} | training)),
         run_id=run_id,
     )
+
+
+def everything(dataset: dict[str, str], run_id: str) -> dict[str, Any]:
+    """A short training, its evaluation and its export."""
+    pipeline = up_to_training(dataset, run_id=run_id)
+    pipeline["nodes"] += [node("evaluation", "EvaluationAgent", max_samples=4, max_new_tokens=8), node("export", "ExportAgent")]
+    pipeline["edges"] += edges(("training", "evaluation"), ("training", "export"))
+    return pipeline

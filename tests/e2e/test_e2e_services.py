@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from llm_platform.settings import Settings, with_driver
 from llm_platform.training.tiny_llama import ensure
 from tests.e2e.conftest import START_SECONDS, Running, platform, question_rows, wait_for, write_csv
-from tests.e2e.pipelines import edges, node, up_to_training
+from tests.e2e.pipelines import everything
 from tests.servers import S3Server, free_port, rclone_s3, services_profile
 
 
@@ -78,10 +78,7 @@ def other(on_services: Running, services: dict[str, str]) -> Iterator[httpx.Clie
 def streamed(on_services: Running, other: httpx.Client, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[str]]:
     """The finished job, and its log lines as the other API process sent them while it ran."""
     dataset = on_services.upload(write_csv(tmp_path_factory.mktemp("data") / "rows.csv", question_rows(80)))
-    pipeline = up_to_training({"dataset_id": dataset["dataset_id"]}, run_id="services-1")
-    pipeline["nodes"] += [node("evaluation", "EvaluationAgent", max_samples=4, max_new_tokens=8), node("export", "ExportAgent")]
-    pipeline["edges"] += edges(("training", "evaluation"), ("training", "export"))
-    created = on_services.post_job(pipeline)
+    created = on_services.post_job(everything({"dataset_id": dataset["dataset_id"]}, run_id="services-1"))
     lines: list[str] = []
 
     def read() -> None:
