@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from filelock import FileLock, Timeout
 
@@ -16,6 +18,7 @@ from llm_platform.settings import Settings
 from llm_platform.training.devices import check_enough
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+UUIDS = ("GPU-", "MIG-")
 LOOK_EVERY = 0.5
 """Seconds between looks for a GPU that has become free."""
 
@@ -30,6 +33,14 @@ def present() -> list[str]:
     command = [program, "--query-gpu=uuid", "--format=csv,noheader"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     return found.stdout.split() if found.returncode == 0 else []
+
+
+def machine() -> str:
+    """This machine since its last start, the same in all of its containers. Several may have the folder of the locks on one volume."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
 
 
 @contextmanager
@@ -78,6 +89,8 @@ def _lock(gpu: str, settings: Settings, locks: ExitStack) -> bool:
     """Takes one of the places on a GPU, if one is free."""
     folder = settings.cache.expanduser().resolve() / "gpus"  # a machine's, not a platform's
     folder.mkdir(parents=True, exist_ok=True)
+    if not gpu.startswith(UUIDS):
+        gpu = f"{machine()}-{gpu}"
     for place in range(settings.nodes_per_gpu):
         lock = FileLock(folder / f"{gpu.replace('/', '_')}.{place}.lock")
         try:

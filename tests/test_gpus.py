@@ -83,6 +83,17 @@ def test_sharing_is_a_setting(settings: Settings) -> None:
             assert first == second
 
 
+def test_machines_that_share_the_folder_have_a_first_gpu_each(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a training of two processes on two machines would wait for its own other half."""
+    monkeypatch.setenv(gpus.VISIBLE, "0")
+    with gpus.claimed(1, settings, ListReporter()):
+        with pytest.raises(Cancelled), gpus.claimed(1, settings, ListReporter(cancel_after=1)):
+            pass
+        monkeypatch.setattr(gpus, "machine", lambda: "another")
+        with gpus.claimed(1, settings, ListReporter()) as mine:
+            assert mine == ["0"]
+
+
 def test_more_than_there_are_is_refused(settings: Settings) -> None:
     with pytest.raises(InvalidConfig, match="3 devices are asked for, and this machine has 2"), gpus.claimed(3, settings, ListReporter()):
         pass
