@@ -20,7 +20,7 @@ SERVICES = ("api", "dagster-daemon", "dagster-code", "dagster-workers", "dagster
 RUN_PROCESSES = ("run-worker", "llm-node", "node-keeper")
 """Processes of a job, by the name that `ps` shows, but for those that have none of their own (`tail`, which Dagster starts)."""
 ZYGOTES = ("run-zygote", "node-zygote")
-GPU = "soak"
+GPU = "GPU-soak"
 """The one GPU that the platform believes it has, so that its lock is taken for each training. There is none: training runs on the CPU."""
 HEALTHY_SECONDS = 150.0
 STOP_SECONDS = 60.0
