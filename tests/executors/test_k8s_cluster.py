@@ -213,6 +213,7 @@ def test_the_same_pipeline_runs_in_a_pod_per_step(installed: Installed) -> None:
     assert installed.http.get("/models/model_podded/download", params={"format": "merged"}).is_success
     assert "## Evaluation Metrics" in installed.http.get("/models/model_podded/card").text
 
+    wait_for(lambda: not installed.cluster.running(), 60, "the run's pod has ended")
     assert installed.cluster.refused == []
     assert {pod.manifest["status"]["phase"] for pod in installed.cluster.history} == {"Succeeded"}
     steps = [op(pod) for pod in installed.cluster.history]
