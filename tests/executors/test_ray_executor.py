@@ -157,21 +157,44 @@ def test_a_killed_run_worker_leaves_no_process(home: Home, devices: int) -> None
 
 
 @pytest.mark.slow
-def test_a_training_that_loses_a_machine_goes_on_from_its_checkpoint(home: Home, cluster: Any) -> None:
-    pipeline = home.pipeline("lost", devices=2, max_steps=300, checkpoint_every=5, retries=2)
+def test_a_model_is_sharded_over_two_machines_as_over_two_processes_of_one(home: Home, tmp_path: Path) -> None:
+    """By FSDP2."""
+    options = {name: value for name, value in TRAINING.items() if name != "lora_r"} | {"method": "full", "devices": 2, "sharding": "full"}
+    pipeline = home.pipeline("sharded")
+    pipeline["nodes"][-1]["config"] = options
     with home.run_worker(pipeline) as worker:
-        wait_for(lambda: max(home.steps("lost"), default=0) > 12, 300, "training is past a checkpoint")
+        assert worker.wait(500) == 0, home.lines("sharded")
+    assert home.steps("sharded") == [1, 2, 3, 4]
+    made, prepared = (home.platform.database.node("sharded", name) for name in ("training", "preprocessing"))
+    assert made is not None and prepared is not None
+    there = home.platform.storage.as_local(made["result"]["artifacts"]["model"], tmp_path / "there")
+    splits = home.platform.storage.as_local(prepared["result"]["artifacts"]["splits"], tmp_path / "splits")
+    config = TrainingConfig(**options)
+    train(config, home.base, splits, tmp_path / "here", tmp_path / "work", ListReporter(), base_name="base", threads=1)
+    found, expected = (load_file(folder / "model.safetensors") for folder in (there, tmp_path / "here"))
+    assert found.keys() == expected.keys()
+    for name in found:
+        assert found[name].equal(expected[name]), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_a_training_that_loses_a_machine_goes_on_from_its_checkpoint(home: Home, cluster: Any, sharding: str) -> None:
+    run_id = f"lost-{sharding}"
+    pipeline = home.pipeline(run_id, devices=2, sharding=sharding, max_steps=300, checkpoint_every=5, retries=2)
+    with home.run_worker(pipeline) as worker:
+        wait_for(lambda: max(home.steps(run_id), default=0) > 12, 300, "training is past a checkpoint")
         (machine,) = cluster.worker_nodes
         cluster.remove_node(machine, allow_graceful=False)
         add_node(cluster)
-        assert worker.wait(400) == 0, home.lines("lost")
-    lines = home.lines("lost")
+        assert worker.wait(400) == 0, home.lines(run_id)
+    lines = home.lines(run_id)
     (at,) = (index for index, line in enumerate(lines) if "Resuming from the checkpoint" in line["message"])
     steps = [line["step"] for line in lines[at + 1 :] if line["level"] == "METRIC" and "loss" in line]
     assert 10 <= lines[at]["step"] < steps[0] and steps[-1] == 300
     assert steps == sorted(set(steps))
-    assert home.status("lost", "training") == "completed"
-    wait_for(lambda: home.nothing_left("lost"), 30, "no process is left")
+    assert home.status(run_id, "training") == "completed"
+    wait_for(lambda: home.nothing_left(run_id), 30, "no process is left")
 
 
 @pytest.mark.slow
