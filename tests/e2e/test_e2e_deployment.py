@@ -20,7 +20,6 @@ import sqlalchemy as sa
 from websockets.sync.client import connect
 
 from llm_platform.settings import Settings
-from llm_platform.supervisor.service import answers
 from llm_platform.training.tiny_llama import ensure
 from tests.e2e import deployment_page as page
 from tests.e2e.conftest import question_rows, wait_for, write_csv
@@ -71,8 +70,17 @@ def proxy(folder: Path, apis: tuple[int, int]) -> Iterator[tuple[str, ssl.SSLCon
     (folder / "Caddyfile").write_text(options + file)
     root = folder / "caddy" / "pki" / "authorities" / "local" / "root.crt"
     with shell("exec caddy run", folder, {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}) as process:
-        wait_for(lambda: process.poll() is not None or (root.exists() and answers(f"tcp://localhost:{port}", 2)), 60, "the proxy is there")
-        yield f"localhost:{port}", ssl.create_default_context(cafile=root)
+        wait_for(root.exists, 60, "the proxy has made itself a certificate")
+        trust = ssl.create_default_context(cafile=root)
+
+        def there() -> bool:
+            try:
+                return process.poll() is not None or httpx.get(f"https://localhost:{port}/health", verify=trust, trust_env=False).is_success
+            except httpx.HTTPError:
+                return False
+
+        wait_for(there, 60, "the proxy is there")
+        yield f"localhost:{port}", trust
 
 
 def healthy(port: int) -> bool:
