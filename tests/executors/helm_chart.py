@@ -36,8 +36,6 @@ def config_maps() -> dict[str, dict[str, str]]:
         "DAGSTER_HOME": chart["global"]["dagsterHome"],
         "DAGSTER_K8S_PIPELINE_RUN_NAMESPACE": NAMESPACE,
         "DAGSTER_K8S_PIPELINE_RUN_ENV_CONFIGMAP": f"{RELEASE}-pipeline-env",
-        "DAGSTER_K8S_INSTANCE_CONFIG_MAP": f"{RELEASE}-instance",
-        "DAGSTER_K8S_PG_PASSWORD_SECRET": chart["global"]["postgresqlSecretName"],
     }
     return content | {
         f"{RELEASE}-instance": {"dagster.yaml": yaml.safe_dump(instance())},
@@ -86,10 +84,10 @@ def instance() -> Json:
                 "job_namespace": NAMESPACE,
                 "image_pull_policy": launcher["imagePullPolicy"],
                 "service_account_name": chart["serviceAccount"]["name"],
-                "dagster_home": {"env": "DAGSTER_HOME"},
-                "instance_config_map": {"env": "DAGSTER_K8S_INSTANCE_CONFIG_MAP"},
-                "postgres_password_secret": {"env": "DAGSTER_K8S_PG_PASSWORD_SECRET"},
-                "env_config_maps": [{"env": "DAGSTER_K8S_PIPELINE_RUN_ENV_CONFIGMAP"}, *_names(launcher["envConfigMaps"])],
+                "dagster_home": chart["global"]["dagsterHome"],
+                "instance_config_map": f"{RELEASE}-instance",
+                "postgres_password_secret": chart["global"]["postgresqlSecretName"],
+                "env_config_maps": _names(launcher["envConfigMaps"]),
                 "env_secrets": _names(launcher["envSecrets"]),
                 "volume_mounts": launcher["volumeMounts"],
                 "volumes": launcher["volumes"],
