@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.orchestration import Orchestrator
 from llm_platform import jobs
@@ -18,7 +22,8 @@ from llm_platform.runlog import append, line
 from llm_platform.specs import parse_pipeline
 
 SWEEP_SECONDS = 2.0
-LEASE_SECONDS = 60.0
+LEASE_SECONDS = 15.0
+"""How long a submission waits whose process was killed before it was a Dagster run; one that lives renews its claims."""
 BATCH = 20
 MAX_ATTEMPTS = 200
 MAX_WAIT_SECONDS = 30.0
@@ -62,18 +67,46 @@ class Submitter:
                     log.exception("%s failed; it is tried again in %g s", step.__name__, SWEEP_SECONDS)
 
     def _submit(self) -> None:
-        for row in self._database.claim(BATCH, LEASE_SECONDS):
-            try:
-                self._make_run(row)
-            except PlatformError as error:
-                self._give_up(row["run_id"], error)
-            except Exception as error:
-                log.warning("run %s could not be made (attempt %d): %s", row["run_id"], row["attempts"] + 1, error)
-                if row["attempts"] + 1 >= MAX_ATTEMPTS:
-                    self._give_up(row["run_id"], PlatformError("The job could not be handed to the orchestrator"))
-                else:
-                    wait = min(MAX_WAIT_SECONDS, SWEEP_SECONDS * (row["attempts"] + 1))
-                    self._database.update_submission(row["run_id"], claimed_until=now() + timedelta(seconds=wait))
+        rows = self._database.claim(BATCH, LEASE_SECONDS)
+        if not rows:
+            return
+        with self._renewed({row["run_id"] for row in rows}) as claimed:
+            for row in rows:
+                self._try(row)
+                claimed.discard(row["run_id"])
+
+    def _try(self, row: Any) -> None:
+        try:
+            self._make_run(row)
+        except PlatformError as error:
+            self._give_up(row["run_id"], error)
+        except Exception as error:
+            log.warning("run %s could not be made (attempt %d): %s", row["run_id"], row["attempts"] + 1, error)
+            if row["attempts"] + 1 >= MAX_ATTEMPTS:
+                self._give_up(row["run_id"], PlatformError("The job could not be handed to the orchestrator"))
+            else:
+                wait = min(MAX_WAIT_SECONDS, SWEEP_SECONDS * (row["attempts"] + 1))
+                self._database.update_submission(row["run_id"], claimed_until=now() + timedelta(seconds=wait))
+
+    @contextmanager
+    def _renewed(self, claimed: set[str]) -> Iterator[set[str]]:
+        """While the block runs, nobody else takes the submissions that are in the set."""
+        left = threading.Event()
+
+        def renew() -> None:
+            while not left.wait(LEASE_SECONDS / 5):
+                try:
+                    self._database.renew(list(claimed), LEASE_SECONDS)
+                except SQLAlchemyError:
+                    log.warning("claims were not renewed; they are soon", exc_info=True)
+
+        thread = threading.Thread(target=renew, name="claims", daemon=True)
+        thread.start()
+        try:
+            yield claimed
+        finally:
+            left.set()
+            thread.join()
 
     def _make_run(self, row: Any) -> None:
         run_id = row["run_id"]

@@ -104,6 +104,12 @@ class Database(Connections):
             )
         return list(rows)
 
+    def renew(self, run_ids: Sequence[str], lease: float) -> None:
+        """Makes claims last for `lease` seconds from now, those that are still needed."""
+        mine = sa.and_(submissions.c.run_id.in_(run_ids), submissions.c.submitted.is_(False), submissions.c.claimed_until > now())
+        with self.write() as connection:
+            connection.execute(sa.update(submissions).where(mine).values(claimed_until=now() + timedelta(seconds=lease)))
+
     def update_submission(self, run_id: str, *, only_open: bool = False, of_run: str | None = None, **values: Any) -> bool:
         """Sets columns of one submission; with `only_open` only while its status is not final, with `of_run` only while that is
         its Dagster run. True if a row changed."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from api import submitter
 from llm_platform import jobs
 from llm_platform.specs.results import NodeResult
 from tests.api.api_harness import Api, Start, body, wait_until
@@ -164,6 +165,28 @@ def test_accepted_while_the_orchestrator_is_away(start: Start) -> None:
     with start(home=home) as again:
         wait_until(lambda: "abc123" in again.orchestrator.by_run_id)
         assert again.orchestrator.by_run_id["abc123"] == jobs.dagster_run_id("abc123")
+
+
+def test_a_claim_lasts_as_long_as_its_process_hands_over(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And little longer: a job whose API process is killed meanwhile does not wait for a minute."""
+    monkeypatch.setattr(submitter, "LEASE_SECONDS", 0.2)
+    api.put()
+    api.orchestrator.open.clear()
+    api.submit("abc123")
+    database = api.services.database
+
+    def claimed_until() -> datetime | None:
+        return (database.submission("abc123") or {})["claimed_until"]
+
+    wait_until(lambda: claimed_until() is not None)
+    first = claimed_until()
+    assert first is not None
+    wait_until(lambda: (claimed_until() or first) > first + timedelta(seconds=0.6))
+    assert database.claim(10, 60) == [], "another process leaves it alone"
+    api.orchestrator.open.set()
+    wait_until(lambda: "abc123" in api.orchestrator.by_run_id)
+    wait_until(lambda: claimed_until() is None)
+    assert len(api.orchestrator.pipelines) == 1 and (database.submission("abc123") or {})["attempts"] == 1
 
 
 # cancelling

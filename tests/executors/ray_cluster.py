@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from typing import Any
 
 import psutil
@@ -27,6 +28,7 @@ TRIES = 4
 def ray_cluster(nodes: int) -> Iterator[Any]:
     """A `ray.cluster_utils.Cluster` of nodes with a CPU each. Ray reads its settings when it is imported."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # sockets lie in it, whose paths must be short
+    resource_tracker.ensure_running()  # else it may be started with the variables by which what belongs to Ray is killed
     # Ray's workers are nice by 15, and would starve beside other tests.
     settings = {"AUTH_MODE": "token", "AUTH_TOKEN": TOKEN, "TMPDIR": folder, "worker_niceness": "0"}
     with pytest.MonkeyPatch.context() as patch:
