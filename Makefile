@@ -25,7 +25,7 @@ up: $(STAMP)  ## Keep the platform running, until Ctrl-C: API on port 8000, Dags
 
 test: $(STAMP)  ## Run the test suite.
 	@$(BIN)/python -m llm_platform.training.tiny_llama
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: $(STAMP)  ## Run the test suite with what takes long.
 	@$(BIN)/python -m pytest

@@ -6,8 +6,10 @@ Values keep their letters. A column is a number or a boolean only if writing its
 
 from __future__ import annotations
 
+import io
 import itertools
 import mmap
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,9 +126,8 @@ def read_csv(file: BinaryIO, problem: TextProblem | None, source: Source, out: P
         types = _Types([list(_PATTERNS) for _ in names], [False] * len(names))
         block = BLOCK_BYTES
         while True:
-            file.seek(header.end)
             try:
-                return _write(_batches(file, names, delimiter, block), types, names, data, header.end, delimiter, source, out)
+                return _write(_batches(file, header.end, names, delimiter, block), types, names, data, header.end, delimiter, source, out)
             except _Wider:
                 continue
             except pa.ArrowInvalid as error:
@@ -136,10 +137,26 @@ def read_csv(file: BinaryIO, problem: TextProblem | None, source: Source, out: P
                 raise _locate(data, file, header, delimiter, len(names), source) from error
 
 
-def _batches(file: BinaryIO, names: list[str], delimiter: bytes, block: int) -> Iterator[pa.RecordBatch]:
-    """The rows with every column as text, from where the file stands."""
+class _From(io.RawIOBase):
+    """A file from some byte on, with a place of its own: for an attempt that was given up, Arrow may still be reading ahead."""
+
+    def __init__(self, file: BinaryIO, at: int) -> None:
+        super().__init__()
+        self._descriptor, self._at = file.fileno(), at
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = os.pread(self._descriptor, size, self._at)
+        self._at += len(data)
+        return data
+
+
+def _batches(file: BinaryIO, at: int, names: list[str], delimiter: bytes, block: int) -> Iterator[pa.RecordBatch]:
+    """The rows from that byte on, with every column as text."""
     reader = arrow_csv.open_csv(
-        pa.PythonFile(file, mode="r"),
+        pa.PythonFile(_From(file, at), mode="r"),
         read_options=arrow_csv.ReadOptions(block_size=block, column_names=names, use_threads=False),
         parse_options=arrow_csv.ParseOptions(delimiter=delimiter.decode(), newlines_in_values=True),
         convert_options=arrow_csv.ConvertOptions(

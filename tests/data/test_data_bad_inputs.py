@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llm_platform.data import read_csv
 from llm_platform.data.read import MAX_CELL_BYTES, MAX_COLUMNS, detect_format, to_parquet
 from llm_platform.errors import DatasetError
 
@@ -152,6 +153,17 @@ def test_overlong_cell_names_its_row(refused: Refused, before: bytes, after: byt
     error = refused(before + LONG * times + after, name)
     assert error.metadata["row"] == 2
     assert "MiB" in error.message
+
+
+def test_an_attempt_that_was_given_up_takes_nothing_from_the_next(tmp_path: Path) -> None:
+    """Of a row that is longer than a block, or a column that is no number after all, another attempt is made, while Arrow reads ahead."""
+    path = tmp_path / "x"
+    path.write_bytes(b"a,b\n" + b"1,two\n" * 200_000)
+    with path.open("rb") as file:
+        first = read_csv._batches(file, 4, ["a", "b"], b",", 2**12)
+        rows = len(next(first))
+        assert sum(map(len, read_csv._batches(file, 4, ["a", "b"], b",", 2**16))) == 200_000
+        assert rows + sum(map(len, first)) == 200_000
 
 
 def test_longest_cell_allowed(tmp_path: Path) -> None:
