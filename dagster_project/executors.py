@@ -16,6 +16,7 @@ from llm_platform.settings import Settings
 from llm_platform.specs import AgentClass, TrainingConfig
 from llm_platform.specs.kubernetes import gpu_container
 
+FIRST_RETRY_SECONDS = 1.0
 HEAVY = frozenset({AgentClass.TRAINING, AgentClass.EVALUATION, AgentClass.EXPORT})
 """The nodes that compute with a model; all others run where the run worker is, or in a pod without a GPU."""
 
@@ -48,6 +49,11 @@ def between_steps(settings: Settings) -> dict[str, Any]:
     if settings.executor != "k8s":
         return {}
     return {"io_manager": dg.FilesystemIOManager(base_dir=str(settings.dagster_home / "storage"))}
+
+
+def retry_wait(attempt: int) -> float:
+    """Seconds before a step is tried again; `attempt` counts from 0."""
+    return FIRST_RETRY_SECONDS * 2**attempt
 
 
 def node_tags(agent_class: AgentClass, settings: Settings) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from dagster._core.executor.step_delegating import StepDelegatingExecutor
 from dagster_k8s import k8s_job_executor
 from dagster_shared.error import SerializableErrorInfo
 
+from dagster_project.executors import retry_wait
+
 LOOK_SECONDS = 5
 """How often the run's pod looks whether those of its steps live, and they whether their run goes on."""
-FIRST_RETRY_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -57,7 +58,7 @@ class PodExecutor(StepDelegatingExecutor):
         attempt = known_state.get_retry_state().get_attempt_count(step_context.step.key)
         if attempt >= stage.get("config", {}).get("max_retries", 0):
             return super().log_failure_or_retry_event_after_error(step_context, err_info, known_state)
-        return DagsterEvent.step_retry_event(step_context, StepRetryData(err_info, seconds_to_wait=FIRST_RETRY_SECONDS * 2**attempt))
+        return DagsterEvent.step_retry_event(step_context, StepRetryData(err_info, seconds_to_wait=retry_wait(attempt)))
 
 
 _SCHEMA: Any = k8s_job_executor.config_schema

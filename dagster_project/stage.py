@@ -17,7 +17,7 @@ from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from dagster_project.config import stage_config
 from dagster_project.defs.partitions import RUN_ID_TAG, run_ids
-from dagster_project.executors import HEAVY, node_tags, with_run
+from dagster_project.executors import HEAVY, node_tags, retry_wait, with_run
 from dagster_project.pipes import run_in_process_group
 from dagster_project.resources import PlatformResource
 from llm_platform.agents import Node, Platform, needs_process, run_node
@@ -31,7 +31,6 @@ from llm_platform.specs.agents import CONFIGS
 from llm_platform.specs.base import NAME, problems
 from llm_platform.specs.results import NodeResult
 
-FIRST_RETRY_SECONDS = 1.0
 Described = Mapping[str, Any]
 """Metadata of a materialization, by label."""
 
@@ -77,7 +76,7 @@ def stage_asset(
         except PlatformError as error:
             attempt = context.retry_number
             if error.retryable and attempt < planned["max_retries"]:
-                wait = FIRST_RETRY_SECONDS * 2**attempt
+                wait = retry_wait(attempt)
                 context.log.warning(f"{error.message}; trying again in {wait:g} s (retry {attempt + 1} of {planned['max_retries']})")
                 raise dg.RetryRequested(max_retries=planned["max_retries"], seconds_to_wait=wait) from error
             _end_if_asked(context, services)

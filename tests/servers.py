@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,19 @@ def _process(command: list[str], log: Path, url: str, environment: Mapping[str, 
             os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def stop(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> None:
+    """SIGTERM, as a container engine sends it, to all at once; SIGKILL for what outlives its time."""
+    started = list(processes)
+    for process in started:
+        process.send_signal(signal.SIGTERM)
+    for process in started:
+        try:
+            process.wait(seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

@@ -26,7 +26,7 @@ from llm_platform.training.tiny_llama import ensure
 from tests.docker.containers import DOCKER, ROOT, Container, compose, containers
 from tests.e2e.conftest import leftovers, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import up_to_training
-from tests.servers import databases, free_port, rclone_s3, redis_server
+from tests.servers import databases, free_port, rclone_s3, redis_server, stop
 
 PASSWORD = "open-sesame-of-postgres"
 BIN = Path(sys.executable).parent
@@ -129,7 +129,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
                 environment["LLM_PLATFORM_S3_ACCESS_KEY"] = s3.access_key
             command, healthcheck = translate.command(container.command), translate.command(container.healthcheck)
             boxes[name] = Box(container, command, healthcheck, environment, tmp / f"{name}.log")
-        stack.callback(stop, boxes)
+        stack.callback(stop_all, boxes)
         before = {}
         for name, box in boxes.items():
             before[name] = not box.healthcheck or box.run(*box.healthcheck).returncode != 0
@@ -150,17 +150,8 @@ def databases_of(content: dict[str, Any]) -> list[str]:
     return [content["services"]["postgres"]["environment"]["POSTGRES_DB"], *made]
 
 
-def stop(boxes: dict[str, Box]) -> None:
-    """SIGTERM, as an engine sends it, to all at once; SIGKILL for what outlives its time."""
-    started = [box for box in boxes.values() if hasattr(box, "process")]
-    for box in started:
-        box.process.send_signal(signal.SIGTERM)
-    for box in started:
-        try:
-            box.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(box.process.pid, signal.SIGKILL)
-            box.process.wait()
+def stop_all(boxes: dict[str, Box]) -> None:
+    stop([box.process for box in boxes.values() if hasattr(box, "process")], STOP_SECONDS)
 
 
 def test_every_health_check_says_when_its_service_is_there(machine: Machine) -> None:
@@ -226,7 +217,7 @@ def dump(url: str) -> bytes:
 def test_the_containers_end_in_their_time(machine: Machine) -> None:
     """Last, since nothing runs behind it."""
     machine.http.close()
-    stop(machine.boxes)
+    stop_all(machine.boxes)
     codes = {name: box.process.returncode for name, box in machine.boxes.items()}
     assert all(code != -signal.SIGKILL for code in codes.values()), codes
     wait_for(lambda: not leftovers(machine.home), 30, "no process is left")

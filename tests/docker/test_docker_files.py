@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from dagster._config import process_config
 from dagster_k8s import K8sRunLauncher
 
 from llm_platform.settings import Settings
 from llm_platform.supervisor.dagster_files import LOCATION
 from tests.docker.containers import DOCKER, ROOT, compose, containers, images
+from tests.docker.helm_chart import instance, manifests, values
 
 VARIABLES = {"POSTGRES_PASSWORD": "secret-of-postgres", "S3_SECRET_KEY": "secret-of-s3"}
 DOCKERFILES = sorted(DOCKER.glob("**/Dockerfile*"))
@@ -117,8 +117,8 @@ def test_mlflow_knows_the_name_by_which_it_is_called() -> None:
 
 def mlflow_environments() -> list[dict[str, str]]:
     """As compose gives it, and as Kubernetes does."""
-    shared = next(item["data"] for item in documents() if item["metadata"]["name"] == "llm-platform-settings")
-    pod = next(item for item in documents() if item["kind"] == "Deployment" and item["metadata"]["name"] == "llm-platform-mlflow")
+    shared = next(item["data"] for item in manifests() if item["metadata"]["name"] == "llm-platform-settings")
+    pod = next(item for item in manifests() if item["kind"] == "Deployment" and item["metadata"]["name"] == "llm-platform-mlflow")
     own = {item["name"]: item["value"] for item in pod["spec"]["template"]["spec"]["containers"][0]["env"]}
     return [compose(DOCKER / "compose.yaml", VARIABLES)["services"]["mlflow"]["environment"], shared | own]
 
@@ -136,7 +136,7 @@ def test_kubernetes_manifests_are_valid() -> None:
 
 def test_pods_run_the_commands_of_our_images_without_rights() -> None:
     stages = images(DOCKER / "Dockerfile")
-    pods = [item["spec"]["template"]["spec"] for item in documents() if item["kind"] == "Deployment"]
+    pods = [item["spec"]["template"]["spec"] for item in manifests() if item["kind"] == "Deployment"]
     assert len(pods) == 2
     for pod in pods:
         assert pod["securityContext"]["runAsNonRoot"]
@@ -154,7 +154,7 @@ def test_pods_run_the_commands_of_our_images_without_rights() -> None:
 
 
 def test_what_pods_refer_to_is_made_here_or_by_the_chart() -> None:
-    made = {(item["kind"], item["metadata"]["name"]) for item in documents()}
+    made = {(item["kind"], item["metadata"]["name"]) for item in manifests()}
     chart = {("ConfigMap", f"dagster-{name}") for name in ("webserver-env", "instance", "workspace-yaml")}
     text = MANIFESTS.read_text()
     wanted = {("ConfigMap", name) for name in re.findall(r"(?:configMapRef|configMap): \{name: ([\w-]+)\}", text)}
@@ -168,26 +168,11 @@ def test_what_pods_refer_to_is_made_here_or_by_the_chart() -> None:
 
 def test_the_charts_runs_get_what_the_launcher_understands() -> None:
     """Dagster's own reader of what a run's pod is made of, and of the instance's settings, as the chart writes them."""
-    launcher = values()["runLauncher"]["config"]["k8sRunLauncher"]
-    wanted = launcher["runK8sConfig"]
-    raw = {re.sub("([A-Z])", lambda match: "_" + match[1].lower(), key): value for key, value in wanted.items()}
-    config = {
-        "run_k8s_config": raw,
-        "volumes": launcher["volumes"],
-        "volume_mounts": launcher["volumeMounts"],
-        "env_config_maps": [item["name"] for item in launcher["envConfigMaps"]],
-        "env_secrets": [item["name"] for item in launcher["envSecrets"]],
-        "image_pull_policy": launcher["imagePullPolicy"],
-        "load_incluster_config": launcher["loadInclusterConfig"],
-        "service_account_name": "dagster",
-        "instance_config_map": "dagster-instance",
-        "postgres_password_secret": "llm-platform",
-        "dagster_home": values()["global"]["dagsterHome"],
-    }
+    config = instance()["run_launcher"]["config"]
     read = process_config(K8sRunLauncher.config_type(), config)
     assert read.success, read.errors
-    assert "nvidia.com/gpu" not in str(raw), "the steps ask for GPUs, each for its own"
-    settings = next(item["data"] for item in documents() if item["metadata"]["name"] == "llm-platform-settings")
+    assert "nvidia.com/gpu" not in str(config), "the steps ask for GPUs, each for its own"
+    settings = next(item["data"] for item in manifests() if item["metadata"]["name"] == "llm-platform-settings")
     assert settings["LLM_PLATFORM_EXECUTOR"] == "k8s"
 
 
@@ -197,7 +182,7 @@ def test_dagster_and_the_api_mean_the_same_code_location_and_release() -> None:
     (deployment,) = content["dagster-user-deployments"]["deployments"]
     assert server == {"host": deployment["name"], "port": deployment["port"], "name": LOCATION}
     assert deployment["dagsterApiGrpcArgs"][-2:] == ["--location-name", LOCATION]
-    settings = next(item["data"] for item in documents() if item["metadata"]["name"] == "llm-platform-settings")
+    settings = next(item["data"] for item in manifests() if item["metadata"]["name"] == "llm-platform-settings")
     logs = content["computeLogManager"]["config"]["s3ComputeLogManager"]
     assert settings["LLM_PLATFORM_COMPUTE_LOGS_BUCKET"] == logs["bucket"] and settings["LLM_PLATFORM_S3_ENDPOINT"] == logs["endpointUrl"]
     used = {content[part]["image"]["repository"] for part in ("dagsterWebserver", "dagsterDaemon")} | {deployment["image"]["repository"]}
@@ -210,14 +195,6 @@ def test_every_setting_that_is_given_is_one() -> None:
     known = {f"LLM_PLATFORM_{name.upper()}" for name in Settings.model_fields}
     given = set(re.findall(r"\bLLM_PLATFORM_[A-Z0-9_]+", "".join(path.read_text() for path in DOCKER.rglob("*") if path.is_file())))
     assert given <= known, given - known
-
-
-def documents() -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(MANIFESTS.read_text()))
-
-
-def values() -> dict[str, Any]:
-    return yaml.safe_load((DOCKER / "k8s" / "dagster-values.yaml").read_text())
 
 
 def test_the_embedded_image_starts_the_platform_that_the_other_tests_start() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,17 +18,18 @@ import yaml
 
 from llm_platform.settings import Settings, with_driver
 from llm_platform.training.tiny_llama import ensure
+from tests.docker import helm_chart
 from tests.docker.containers import DOCKER, images
 from tests.e2e.conftest import leftovers, question_rows, wait_for, write_csv
 from tests.e2e.pipelines import BASE_MODEL, MAPPING, chain, edges, everything, node
-from tests.executors import helm_chart
 from tests.executors.kubernetes_cluster import Cluster, Pod, kubernetes
-from tests.servers import databases, free_port, rclone_s3, redis_server
+from tests.servers import databases, free_port, rclone_s3, redis_server, stop
 
 pytest.importorskip("dagster_k8s", reason="the extra k8s is not installed")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SECONDS = 180.0
+STOP_SECONDS = 30.0
 GPUS = 1
 HEAVY = {"adapters_node", "evaluations_node", "exports_node"}
 
@@ -135,7 +134,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
             path.write_text(yaml.safe_dump(servers))
 
         up = Installed(cluster, home, dagster_home, nowhere)
-        stack.callback(stop, up.services)
+        stack.callback(lambda: stop(up.services.values(), STOP_SECONDS))
 
         def environment_of(maps: list[str], **more: str) -> dict[str, str]:
             given = {name: value for one in maps for name, value in cluster.maps[one].items()}
@@ -193,17 +192,6 @@ def no_pods_left(installed: Installed) -> Iterator[None]:
     while installed.cluster.running():
         for pod in installed.cluster.history:
             pod.kill()
-
-
-def stop(services: dict[str, subprocess.Popen[bytes]]) -> None:
-    for process in services.values():
-        process.send_signal(signal.SIGTERM)
-    for process in services.values():
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def test_the_same_pipeline_runs_in_a_pod_per_step(installed: Installed) -> None:

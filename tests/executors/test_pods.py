@@ -9,7 +9,7 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 
 pytest.importorskip("dagster_k8s", reason="the extra k8s is not installed")
 
-from dagster_project import pods
+from dagster_project import executors, pods
 from tests.executors.step_processes import everything
 
 
@@ -18,7 +18,7 @@ def test_a_step_that_dies_is_started_again_as_often_as_the_job_may(
     deaths: int, retries: int, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pods, "LOOK_SECONDS", 0)
-    monkeypatch.setattr(pods, "FIRST_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(executors, "FIRST_RETRY_SECONDS", 0.0)
     (tmp_path / "deaths").write_text(str(deaths))
     with dg.instance_for_test() as instance:
         config = {"ops": {"work": {"config": {"folder": str(tmp_path), "max_retries": retries}}}}

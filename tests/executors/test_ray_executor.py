@@ -112,13 +112,18 @@ def test_two_processes_on_two_machines_train_what_two_on_one_do_and_the_model_is
     assert home.steps("both") == [1, 2, 3, 4], "rank 0 alone reports"
     wait_for(lambda: home.nothing_left("both"), 30, "no process is left")
 
-    made, prepared = (home.platform.database.node("both", name) for name in ("training", "preprocessing"))
-    assert made is not None and prepared is not None
-    there = home.platform.storage.as_local(made["result"]["artifacts"]["adapter"], tmp_path / "there")
-    splits = home.platform.storage.as_local(prepared["result"]["artifacts"]["splits"], tmp_path / "splits")
     config = TrainingConfig(**TRAINING, devices=2, lora_dropout=0.1)
+    assert_as_on_one_machine(home, "both", config, "adapter", "adapter_model.safetensors", tmp_path)
+
+
+def assert_as_on_one_machine(home: Home, run_id: str, config: TrainingConfig, artifact: str, file: str, tmp_path: Path) -> None:
+    """The weights that the run has made are, to the bit, those of the same training by processes of this machine."""
+    made, prepared = (home.platform.database.node(run_id, name) for name in ("training", "preprocessing"))
+    assert made is not None and prepared is not None
+    there = home.platform.storage.as_local(made["result"]["artifacts"][artifact], tmp_path / "there")
+    splits = home.platform.storage.as_local(prepared["result"]["artifacts"]["splits"], tmp_path / "splits")
     train(config, home.base, splits, tmp_path / "here", tmp_path / "work", ListReporter(), base_name="base", threads=1)
-    found, expected = (load_file(folder / "adapter_model.safetensors") for folder in (there, tmp_path / "here"))
+    found, expected = (load_file(folder / file) for folder in (there, tmp_path / "here"))
     assert found.keys() == expected.keys()
     for name in found:
         assert found[name].equal(expected[name]), name
@@ -165,16 +170,7 @@ def test_a_model_is_sharded_over_two_machines_as_over_two_processes_of_one(home:
     with home.run_worker(pipeline) as worker:
         assert worker.wait(500) == 0, home.lines("sharded")
     assert home.steps("sharded") == [1, 2, 3, 4]
-    made, prepared = (home.platform.database.node("sharded", name) for name in ("training", "preprocessing"))
-    assert made is not None and prepared is not None
-    there = home.platform.storage.as_local(made["result"]["artifacts"]["model"], tmp_path / "there")
-    splits = home.platform.storage.as_local(prepared["result"]["artifacts"]["splits"], tmp_path / "splits")
-    config = TrainingConfig(**options)
-    train(config, home.base, splits, tmp_path / "here", tmp_path / "work", ListReporter(), base_name="base", threads=1)
-    found, expected = (load_file(folder / "model.safetensors") for folder in (there, tmp_path / "here"))
-    assert found.keys() == expected.keys()
-    for name in found:
-        assert found[name].equal(expected[name]), name
+    assert_as_on_one_machine(home, "sharded", TrainingConfig(**options), "model", "model.safetensors", tmp_path)
 
 
 @pytest.mark.slow
