@@ -3,8 +3,6 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 MAKEFLAGS += --no-print-directory --no-builtin-rules
-# The platform is many processes, and so are its tests: each would compile the project anew.
-unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help setup demo up test test-all soak fuzz lint format bench bench-gpu sdk-types lock clean
 

@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("LLM_PLATFORM_RATE_LIMIT_DEFAULT", "1000000")
 os.environ.setdefault("LLM_PLATFORM_RATE_LIMIT_AUTHENTICATED", "1000000")
 
-WHOLE = ("tests/docker/", "tests/e2e/", "tests/executors/", "tests/faults/")
+WHOLE = ("tests/client/", "tests/docker/", "tests/e2e/", "tests/executors/", "tests/faults/")
 
 
 class Scheduling(LoadFileScheduling):
